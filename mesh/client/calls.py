@@ -1,0 +1,103 @@
+"""A function call as what is submitted: its shape and its payload. Usable from any thread; sends nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from mesh.client.chunks import run_chunk
+from mesh.client.functions import LIMIT, Functions, dumps, kind_of
+from mesh.client.options import Wanted, check_priority, function_shape
+from mesh.core.errors import NotBuilt, QuotaExceeded
+from mesh.core.lattice import Shape
+from mesh.core.work import FUNCTION, Work
+from mesh.wire.work import encode_work
+
+_REMEMBERED = 1024  # distinct shapes
+
+
+class Options(NamedTuple):
+    """What a caller may say beside the arguments.
+
+    ``resources``: ``cpus`` and ``gpus`` (numbers), ``memory`` and ``gpu_memory`` (bytes, or ``"4GiB"``), ``device``
+    (any, cpu, cuda, mps), ``labels``; or a list of alternatives. ``priority``: 1 to 10, higher first. ``retries``:
+    further attempts after a failure, or a mapping with ``max, backoff, factor, max_delay, not_on``. ``timeout``:
+    seconds (or ``"6h"``) that one attempt may run.
+    """
+
+    resources: Wanted = None
+    priority: int = 5
+    retries: int | Mapping[str, Any] = 3
+    timeout: float | str | None = None
+    env: Mapping[str, Any] | None = None
+
+
+class Calls:
+    """Encodes calls; remembers the bytes of functions and the shapes of options."""
+
+    def __init__(self) -> None:
+        self._functions = Functions()
+        self._shapes: dict[Any, Shape] = {}
+
+    def check(self, function: Callable[..., Any], options: Options) -> Shape:
+        """The shape of this function's tasks. Raises ``InvalidSpec`` for wrong options, ``NotBuilt`` for some."""
+        if not callable(function):
+            raise TypeError(f"{function!r} is not a function")
+        if options.env is not None:
+            raise NotBuilt(
+                "env= is not built yet", "tasks run in meshd's own environment", "install what they need there"
+            )
+        check_priority(options.priority)
+        kind = kind_of(function)
+        key = (kind, _frozen(options.resources), _frozen(options.retries), options.timeout)
+        shape = self._shapes.get(key)
+        if shape is None:
+            shape = function_shape(kind, options.resources, options.retries, options.timeout)
+            if len(self._shapes) < _REMEMBERED:
+                self._shapes[key] = shape
+        return shape
+
+    def pickle(self, function: Callable[..., Any]) -> bytes:
+        return self._functions.dumps(function)
+
+    def payload(self, function: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        """Raises ``QuotaExceeded`` where function and arguments are too large to travel inside a task."""
+        arguments = dumps((args, kwargs))
+        total = len(function) + len(arguments)
+        if total > LIMIT:
+            raise QuotaExceeded(
+                f"this call has {total:,} bytes of pickled function and arguments; a task carries at most {LIMIT:,}",
+                f"function {len(function):,}, arguments {len(arguments):,}",
+                "larger data needs the blob plane, which is not built yet: pass a path, or make the data in the task",
+            )
+        return encode_work(Work(FUNCTION, function=function, arguments=arguments))
+
+
+CHUNK = dumps(run_chunk)
+
+
+def chunk_call(function: bytes, calls: list[tuple[Any, ...]]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with which :func:`run_chunk` does these calls."""
+    return (_Pickled(function), calls), {}
+
+
+class _Pickled:
+    """Stands for bytes that unpickle to a function: pickled once, sent in many chunks."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Any], tuple[bytes]]:
+        from pickle import loads
+
+        return loads, (self.data,)
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return tuple((key, _frozen(inner)) for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(inner) for inner in value)
+    return value

@@ -1,0 +1,146 @@
+"""Sweep files on their way into a mesh: read, checked against this machine's disk, expanded, submitted in slices."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mesh.client.channel import Channel
+from mesh.client.feed import BATCH_BYTES, BATCH_TASKS, FLIGHTS, new_job_id
+from mesh.client.functions import LIMIT
+from mesh.client.jobs import AsyncJob
+from mesh.core.errors import InvalidSpec, MeshError, Problem, QuotaExceeded
+from mesh.core.lattice import Task
+from mesh.spec.expand import expand
+from mesh.spec.sweep import Sweep, parse
+from mesh.wire.work import encode_work
+
+
+def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> Sweep:
+    """The file, checked. Raises ``InvalidSpec`` with every problem, a program that is not there included."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidSpec(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InvalidSpec(f"{path} is not UTF-8 text", (Problem("a byte that is not UTF-8", line, 1),)) from error
+    where = path.absolute()
+    try:
+        sweep = parse(text, str(where), overrides)
+    except InvalidSpec as error:
+        # All errors in one go: the program is looked for even where the rest of the file is wrong.
+        written = _PROGRAM.search(text)
+        missing = _missing_program(written["program"] if written else "", where.parent, text)
+        problems = sorted([*error.problems, *missing], key=lambda problem: (problem.line, problem.column))
+        raise _invalid(path, problems) from error
+    if missing := _missing_program(sweep.program, Path(sweep.directory), text):
+        raise _invalid(path, missing)
+    return sweep
+
+
+_PROGRAM = re.compile(r"""^program\s*:\s*(?P<quote>["']?)(?P<program>[^"'#\n]+?)(?P=quote)\s*(?:#.*)?$""", re.MULTILINE)
+
+
+def _missing_program(program: str, directory: Path, text: str) -> list[Problem]:
+    if not program or (directory / program).is_file():
+        return []
+    line = column = 0
+    written = _PROGRAM.search(text)
+    if written is not None and written["program"] == program:
+        start = written.start("quote")
+        line, column = text.count("\n", 0, start) + 1, start - written.start() + 1
+    return [Problem(f"the program {program!r} does not exist in {directory}", line, column)]
+
+
+def _invalid(path: Path, problems: list[Problem]) -> InvalidSpec:
+    many = f"{len(problems)} error{'' if len(problems) == 1 else 's'}"
+    return InvalidSpec(f"{path}: {many}", tuple(problems))
+
+
+def overrides_of(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Python values as ``--set`` has them: YAML, of which JSON is a part."""
+    return tuple(f"{key}={json.dumps(value)}" for key, value in values.items())
+
+
+async def submit_sweep(
+    channel: Channel, path: Path, name: str | None, priority: int | None, overrides: Mapping[str, Any]
+) -> AsyncJob:
+    sweep = await asyncio.to_thread(read_sweep, path, overrides_of(overrides))
+    return await submit(channel, sweep, name, priority)
+
+
+async def submit(
+    channel: Channel, sweep: Sweep, name: str | None = None, priority: int | None = None, job_id: str | None = None
+) -> AsyncJob:
+    """All tasks of the sweep, acknowledged. Raises what a slice was refused with; the slices before it stand."""
+    job, tasks = expand(
+        sweep,
+        job_id=job_id or new_job_id(),
+        submitted_ms=int(time.time() * 1000),
+        encode=encode_work,
+        envvars=os.environ,
+        priority=priority,
+        name=name,
+    )
+    slices = _slices(tasks)
+    total, durable_on = 0, None
+    under_way: set[asyncio.Task[tuple[int, tuple[str, ...]]]] = set()
+    try:
+        # The first slice alone: it is the one that makes the job known.
+        for part in slices:
+            under_way.add(asyncio.create_task(channel.submit(job, part)))
+            if total and len(under_way) < FLIGHTS:
+                total += len(part)
+                continue
+            total += len(part)
+            durable_on = _common(durable_on, await _next_answers(under_way))
+        while under_way:
+            durable_on = _common(durable_on, await _next_answers(under_way))
+    except MeshError as error:
+        if total > BATCH_TASKS:
+            error.hint = f"{error.hint}; part of job {job.id} was submitted: `meshctl cancel {job.id}` stops it"
+        raise
+    finally:
+        for call in under_way:
+            call.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+    return AsyncJob(channel, job.id, total, durable_on or ())
+
+
+async def _next_answers(under_way: set[asyncio.Task[tuple[int, tuple[str, ...]]]]) -> list[tuple[str, ...]]:
+    done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+    under_way -= done
+    return [call.result()[1] for call in done]
+
+
+def _common(known: tuple[str, ...] | None, answers: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """The nodes that hold every slice."""
+    for nodes in answers:
+        known = nodes if known is None else tuple(node for node in known if node in nodes)
+    return known or ()
+
+
+def _slices(tasks: Iterator[Task]) -> Iterator[list[Task]]:
+    part: list[Task] = []
+    room = BATCH_BYTES
+    for task in tasks:
+        if len(task.payload) > LIMIT:
+            raise QuotaExceeded(
+                f"task {task.index} has {len(task.payload):,} bytes; a task carries at most {LIMIT:,}",
+                "its parameters or its command are that long",
+                "put the data into a file and pass its path",
+            )
+        part.append(task)
+        room -= len(task.payload)
+        if len(part) == BATCH_TASKS or room <= 0:
+            yield part
+            part, room = [], BATCH_BYTES
+    if part:
+        yield part

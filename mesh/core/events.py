@@ -1,0 +1,141 @@
+"""What happens to a node: the inputs of :meth:`mesh.core.machine.Machine.step`. Names are in the past tense.
+
+Events carry batches. Wall-clock times in them are for people only; no decision reads them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+from mesh.core.ids import AttemptId, JobId, NodeId, TaskId
+from mesh.core.lattice import Job, Outcome, Task
+from mesh.core.messages import Hello, Message, Offer
+
+
+class Ticked(NamedTuple):
+    """The deadline has come."""
+
+
+class Resumed(NamedTuple):
+    """The machine slept: wall clock and monotonic clock disagree by ``gap`` seconds."""
+
+    gap: float
+
+
+class AddressFound(NamedTuple):
+    """mDNS, ``--peer`` or another node told of an address. Nothing but the address is believed."""
+
+    address: str
+    node: NodeId = ""  # if the source named one
+
+
+class LinkUp(NamedTuple):
+    """A link exists and the other side said who it is. The machine may answer with ``Hangup``."""
+
+    link: int
+    hello: Hello
+    dialed: str = ""  # the address we dialled; empty: the other side did
+
+
+class LinkRefused(NamedTuple):
+    """The other side would not have us, for a reason that people should see."""
+
+    address: str
+    reason: str
+    code: str  # foreign, protocol, duplicate
+
+
+class LinkDown(NamedTuple):
+    link: int
+
+
+class DialFailed(NamedTuple):
+    """``gone``: the connection was actively refused, so no process listens there; otherwise it timed out."""
+
+    address: str
+    gone: bool
+
+
+class Received(NamedTuple):
+    sender: NodeId
+    message: Message
+
+
+class JournalSynced(NamedTuple):
+    position: int
+
+
+class JournalFailed(NamedTuple):
+    """Writes fail (disk full, read-only). ``reason`` empty: they work again."""
+
+    reason: str
+
+
+class SuccessorSynced(NamedTuple):
+    """A successor has our journal up to this position on its disk."""
+
+    node: NodeId
+    position: int
+
+
+class Measured(NamedTuple):
+    """The detectors ran."""
+
+    offer: Offer
+
+
+class AttemptsBegan(NamedTuple):
+    attempts: tuple[tuple[AttemptId, int], ...]  # wall clock, ms
+
+
+class AttemptsEnded(NamedTuple):
+    attempts: tuple[tuple[AttemptId, int, Outcome], ...]  # phase: RELEASED, FAILED or SUCCEEDED
+
+
+class AttemptsProgressed(NamedTuple):
+    attempts: tuple[tuple[AttemptId, bytes], ...]  # JSON metrics, last values
+
+
+class Submitted(NamedTuple):
+    """A slice of a job. The same job may come in many slices; ids make repeats harmless."""
+
+    call: int
+    job: Job
+    tasks: tuple[Task, ...]
+
+
+class CancelAsked(NamedTuple):
+    call: int
+    target: JobId | TaskId
+
+
+class PauseAsked(NamedTuple):
+    call: int
+    job: JobId
+    paused: bool
+
+
+class PriorityAsked(NamedTuple):
+    call: int
+    target: JobId | TaskId
+    priority: int
+
+
+class RetryAsked(NamedTuple):
+    call: int
+    target: JobId | TaskId
+
+
+class DrainAsked(NamedTuple):
+    """Stop bidding, finish or release what runs, hand over, leave. ``Drained`` follows."""
+
+    grace: float
+
+
+Asked: TypeAlias = CancelAsked | PauseAsked | PriorityAsked | RetryAsked
+
+Event: TypeAlias = (
+    Ticked | Resumed | AddressFound | LinkUp | LinkRefused | LinkDown | DialFailed | Received | JournalSynced
+    | JournalFailed | SuccessorSynced | Measured | AttemptsBegan | AttemptsEnded | AttemptsProgressed | Submitted
+    | CancelAsked | PauseAsked | PriorityAsked | RetryAsked | DrainAsked
+)  # fmt: skip

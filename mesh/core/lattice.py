@@ -1,0 +1,167 @@
+"""The ledger's records: what is remembered, replicated and merged.
+
+State merges by three joins only, composed: ``max`` over a total order that covers the whole value, ``or``, and
+map-pointwise. Journal record, replication message and in-memory record are one type: the tuples below. Each is
+compared as the tuple it is, so ``max`` is total; none holds a float (times are integer milliseconds, shares are
+thousandths), so that equal means byte-identical everywhere.
+
+Non-goals: what follows from the records (status, readiness, counts) is derived in ``ledger`` and never stored.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+from mesh.core.ids import AttemptId, Claim, JobId, Life, NodeId, TaskId
+
+# Phases. Open attempts (ended False) go OFFERED < RUNNING < LOST; the holder refutes LOST by declaring again with a
+# higher round. Ended ones go RELEASED < FAILED < SUCCEEDED; only the holder ends an attempt.
+OFFERED, RUNNING, LOST = 0, 1, 2
+RELEASED, FAILED, SUCCEEDED = 0, 1, 2
+
+# Status of an Ended record.
+TASK_FAILED, TASK_CANCELLED = 1, 2
+
+
+class Resources(NamedTuple):
+    """What one attempt needs, as one alternative. Zero and empty mean: no requirement."""
+
+    millicpus: int = 1000
+    memory: int = 0  # bytes
+    milligpus: int = 0
+    gpu_memory: int = 0  # bytes, on each GPU
+    device: str = "any"  # any, cpu, cuda, mps
+    labels: tuple[tuple[str, str], ...] = ()
+    profile: str = ""
+
+
+class Retries(NamedTuple):
+    max: int = 0  # further attempts after the first failure
+    backoff_ms: int = 1000
+    factor_milli: int = 2000
+    max_delay_ms: int = 300_000
+    not_on: tuple[str, ...] = ()  # exception names (or exit codes, as text) that no retry can help
+
+
+class Shape(NamedTuple):
+    """All that matching looks at. Tasks of one job with equal shapes form a *resource class* and share this object."""
+
+    alternatives: tuple[Resources, ...] = (Resources(),)
+    kind: str = ""  # what runs, for measured speeds: a program's name, or module:function
+    python: str = ""  # the minor version it needs ("3.11"); empty: any
+    cwd: str = ""  # a directory that must exist there; empty: none
+    retries: Retries = Retries()
+    timeout_ms: int = 0  # 0: none
+
+
+class Job(NamedTuple):
+    id: JobId
+    digest: str  # of everything below, and of the tasks submitted with it
+    name: str = ""
+    kind: str = "tasks"  # sweep, tasks, functions
+    priority: int = 5
+    max_parallel: int = 0  # 0: as many as fit
+    metric: str = ""
+    maximize: bool = False
+    submitted_ms: int = 0  # by the client's clock, for people only
+    source: bytes = b""  # the file as submitted, for people only
+
+
+class Task(NamedTuple):
+    id: TaskId
+    job: JobId
+    index: int
+    digest: str
+    shape: Shape
+    payload: bytes  # mesh.core.work.Work, encoded; opaque here
+
+
+class Outcome(NamedTuple):
+    """How an attempt went, in the words of its holder."""
+
+    code: str = ""  # for machines: exception name, "exit 3", "timeout", "memory", "signal 11", "refused", "recalled"...
+    message: str = ""  # for people
+    detail: str = ""  # the remote traceback
+    result: bytes = b""
+    digest: str = ""  # of the result
+    metrics: bytes = b""  # JSON object of last values
+    started_ms: int = 0  # the holder's wall clock, for people only
+    finished_ms: int = 0
+    micros: int = 0  # measured duration of the work itself
+
+
+NO_OUTCOME = Outcome()
+
+
+class Attempt(NamedTuple):
+    """One try at a task on one node. Joins by ``max``: the fields stand in the order that decides."""
+
+    task: TaskId
+    id: AttemptId
+    ended: bool
+    round: int
+    phase: int
+    run: int
+    node: NodeId
+    outcome: Outcome = NO_OUTCOME
+
+
+class Acceptance(NamedTuple):
+    """That a leader took this attempt's result for the task's. Per attempt the highest claim stays."""
+
+    task: TaskId
+    attempt: AttemptId
+    claim: Claim
+    digest: str
+
+
+class Run(NamedTuple):
+    """``run`` counts retries by hand, from 1; cancelling sets ``cancelled`` to the run it cancels. Both join by max."""
+
+    task: TaskId
+    run: int
+    cancelled: int
+
+
+class Ended(NamedTuple):
+    """Written before a failure or a cancellation is shown. Joins by max over (run, status)."""
+
+    task: TaskId
+    run: int
+    status: int
+    code: str = ""
+    message: str = ""
+
+
+class Register(NamedTuple):
+    """Last writer wins by (version, node); version is the highest seen + 1. No local time is ever compared."""
+
+    scope: str  # "job/ID", "task/ID", "node/ULID"
+    field: str  # "priority", "paused", "address"
+    version: int
+    node: NodeId
+    value: str
+
+
+class Mesh(NamedTuple):
+    """A mesh id this mesh answers to; ``mature`` joins by or, ids as a set that only grows."""
+
+    id: str
+    mature: bool
+
+
+class Claimed(NamedTuple):
+    """The highest claim known. Joins by max over the claim's key."""
+
+    claim: Claim
+
+
+class Lived(NamedTuple):
+    """A life of a node's own journal, so that a restart knows which attempts died with its former lives."""
+
+    node: NodeId
+    number: int
+    life: Life
+
+
+Record: TypeAlias = Job | Task | Attempt | Acceptance | Run | Ended | Register | Mesh | Claimed | Lived

@@ -1,0 +1,296 @@
+"""The live ledger: records joined, and the few things derived from them that must be quick to ask.
+
+Joining is commutative, associative and idempotent (``tests/core/test_lattice.py``), so records may come in any order,
+any number of times, from any journal; an attempt may arrive before its task. What is derived (state, counts) depends
+on the joined records alone; ``check`` recomputes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mesh.core.ids import NO_CLAIM, AttemptId, Claim, JobId, NodeId, TaskId
+from mesh.core.lattice import (
+    FAILED,
+    LOST,
+    RUNNING,
+    SUCCEEDED,
+    TASK_CANCELLED,
+    Acceptance,
+    Attempt,
+    Claimed,
+    Ended,
+    Job,
+    Lived,
+    Mesh,
+    Record,
+    Register,
+    Run,
+    Task,
+)
+
+# Derived state of a task, in the words people see.
+PENDING, ACTIVE, DONE, BROKEN, CANCELLED = "pending", "running", "succeeded", "failed", "cancelled"
+STATES = (PENDING, ACTIVE, DONE, BROKEN, CANCELLED)
+FINAL = frozenset((DONE, BROKEN, CANCELLED))
+
+
+class TaskState:
+    """All that is known of one task. ``spec`` is None while only attempts at it are known here."""
+
+    __slots__ = ("acceptances", "attempts", "cancelled", "ended", "run", "spec", "state")
+
+    def __init__(self) -> None:
+        self.spec: Task | None = None
+        self.attempts: dict[AttemptId, Attempt] = {}
+        self.acceptances: dict[AttemptId, Acceptance] | None = None
+        self.run = 1
+        self.cancelled = 0
+        self.ended: Ended | None = None
+        self.state = PENDING
+
+    def derive(self) -> str:
+        """accepted > cancelled > failed > open."""
+        if self.acceptances:
+            return DONE
+        if self.cancelled >= self.run:
+            return CANCELLED
+        if self.ended is not None and self.ended.run >= self.run:
+            return CANCELLED if self.ended.status == TASK_CANCELLED else BROKEN
+        for attempt in self.attempts.values():
+            if not attempt.ended and attempt.phase == RUNNING:
+                return ACTIVE
+        return PENDING
+
+    def open_attempts(self) -> list[Attempt]:
+        """Offered or running, as far as is known; LOST ones are not."""
+        return [a for a in self.attempts.values() if not a.ended and a.phase != LOST]
+
+    def accepted(self) -> Acceptance | None:
+        """The current acceptance: the highest claim, then the lowest attempt id."""
+        if not self.acceptances:
+            return None
+        best = max(a.claim.key for a in self.acceptances.values())
+        return min((a for a in self.acceptances.values() if a.claim.key == best), key=lambda a: a.attempt)
+
+    def success(self) -> Attempt | None:
+        """The success with the lowest attempt id, accepted or not."""
+        found = [a for a in self.attempts.values() if a.ended and a.phase == SUCCEEDED]
+        return min(found, key=lambda a: a.id) if found else None
+
+    def failures(self) -> int:
+        return sum(1 for a in self.attempts.values() if a.ended and a.phase == FAILED and a.run == self.run)
+
+    def losses(self) -> int:
+        return sum(1 for a in self.attempts.values() if not a.ended and a.phase == LOST and a.run == self.run)
+
+
+class JobState:
+    """``order`` counts jobs as this node learnt of them; it breaks ties between jobs that are otherwise equal."""
+
+    __slots__ = ("counts", "order", "spec", "tasks")
+
+    def __init__(self, order: int) -> None:
+        self.spec: Job | None = None
+        self.order = order
+        self.tasks: list[TaskId] = []
+        self.counts = dict.fromkeys(STATES, 0)
+
+    def final(self) -> bool:
+        return self.counts[PENDING] == 0 and self.counts[ACTIVE] == 0
+
+
+class Ledger:
+    """Everything this node remembers, as one join of records."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[JobId, JobState] = {}
+        self.tasks: dict[TaskId, TaskState] = {}
+        self.registers: dict[tuple[str, str], Register] = {}
+        self.meshes: dict[str, bool] = {}
+        self.lives: dict[NodeId, Lived] = {}
+        self.claim: Claim = NO_CLAIM
+        self._touched: set[TaskId] = set()
+
+    def join(self, record: Record) -> bool:
+        """Merge one record. True if it changed anything: only then is it worth journaling."""
+        return _JOINS[type(record)](self, record)
+
+    # One method per record type; each is a join of DESIGN's three kinds.
+
+    def _join_job(self, job: Job) -> bool:
+        state = self._job(job.id)
+        if state.spec is not None and job <= state.spec:
+            return False
+        state.spec = job
+        return True
+
+    def _join_task(self, task: Task) -> bool:
+        state = self._task(task.id)
+        if state.spec is not None:
+            if task <= state.spec:
+                return False
+            state.spec = task
+            return True
+        state.spec = task
+        job = self._job(task.job)
+        job.tasks.append(task.id)
+        job.counts[state.state] += 1
+        return True
+
+    def _join_attempt(self, attempt: Attempt) -> bool:
+        state = self._task(attempt.task)
+        known = state.attempts.get(attempt.id)
+        if known is not None and attempt <= known:
+            return False
+        state.attempts[attempt.id] = attempt
+        self._derive(attempt.task, state)
+        return True
+
+    def _join_acceptance(self, acceptance: Acceptance) -> bool:
+        state = self._task(acceptance.task)
+        if state.acceptances is None:
+            state.acceptances = {}
+        known = state.acceptances.get(acceptance.attempt)
+        if known is not None and (acceptance.claim.key, acceptance.digest) <= (known.claim.key, known.digest):
+            return False
+        state.acceptances[acceptance.attempt] = acceptance
+        self._derive(acceptance.task, state)
+        return True
+
+    def _join_run(self, run: Run) -> bool:
+        state = self._task(run.task)
+        if run.run <= state.run and run.cancelled <= state.cancelled:
+            return False
+        state.run = max(state.run, run.run)
+        state.cancelled = max(state.cancelled, run.cancelled)
+        self._derive(run.task, state)
+        return True
+
+    def _join_ended(self, ended: Ended) -> bool:
+        state = self._task(ended.task)
+        if state.ended is not None and ended <= state.ended:
+            return False
+        state.ended = ended
+        self._derive(ended.task, state)
+        return True
+
+    def _join_register(self, register: Register) -> bool:
+        key = (register.scope, register.field)
+        known = self.registers.get(key)
+        if known is not None and register <= known:
+            return False
+        self.registers[key] = register
+        return True
+
+    def _join_mesh(self, mesh: Mesh) -> bool:
+        known = self.meshes.get(mesh.id)
+        if known is not None and known >= mesh.mature:
+            return False
+        self.meshes[mesh.id] = mesh.mature
+        return True
+
+    def _join_claimed(self, claimed: Claimed) -> bool:
+        if claimed.claim.key <= self.claim.key:
+            return False
+        self.claim = claimed.claim
+        return True
+
+    def _join_lived(self, lived: Lived) -> bool:
+        known = self.lives.get(lived.node)
+        if known is not None and lived <= known:
+            return False
+        self.lives[lived.node] = lived
+        return True
+
+    def _job(self, job: JobId) -> JobState:
+        state = self.jobs.get(job)
+        if state is None:
+            state = self.jobs[job] = JobState(len(self.jobs))
+        return state
+
+    def _task(self, task: TaskId) -> TaskState:
+        state = self.tasks.get(task)
+        if state is None:
+            state = self.tasks[task] = TaskState()
+        return state
+
+    def _derive(self, task: TaskId, state: TaskState) -> None:
+        self._touched.add(task)
+        derived = state.derive()
+        if derived is state.state:
+            return
+        if state.spec is not None:
+            counts = self.jobs[state.spec.job].counts
+            counts[state.state] -= 1
+            counts[derived] += 1
+        state.state = derived
+
+    def value(self, scope: str, field: str) -> str | None:
+        register = self.registers.get((scope, field))
+        return None if register is None else register.value
+
+    def next_register(self, scope: str, field: str, node: NodeId, value: str) -> Register:
+        """The record that overwrites what is known: version = highest seen + 1."""
+        known = self.registers.get((scope, field))
+        return Register(scope, field, 1 if known is None else known.version + 1, node, value)
+
+    def mesh_ids(self) -> tuple[str, ...]:
+        """All ids this mesh answers to, its own first: the lowest mature one, else the lowest."""
+        return tuple(sorted(self.meshes, key=lambda mesh: (not self.meshes[mesh], mesh)))
+
+    def mature(self) -> bool:
+        return any(self.meshes.values())
+
+    def forget_attempts(self, task: TaskId) -> None:
+        """Drop a task that is known here only through attempts a leader has acknowledged."""
+        state = self.tasks.get(task)
+        if state is not None and state.spec is None:
+            del self.tasks[task]
+            self._touched.discard(task)
+
+    def records(self) -> Iterator[Record]:
+        """Everything, as records that join to an equal ledger. The order is fixed by ids."""
+        yield Claimed(self.claim)
+        yield from (self.lives[node] for node in sorted(self.lives))
+        yield from (Mesh(mesh, self.meshes[mesh]) for mesh in sorted(self.meshes))
+        yield from (self.registers[key] for key in sorted(self.registers))
+        yield from (job.spec for _, job in sorted(self.jobs.items()) if job.spec is not None)
+        for name in sorted(self.tasks):
+            state = self.tasks[name]
+            if state.spec is not None:
+                yield state.spec
+            if state.run > 1 or state.cancelled:
+                yield Run(name, state.run, state.cancelled)
+            yield from (state.attempts[a] for a in sorted(state.attempts))
+            yield from ((state.acceptances or {})[a] for a in sorted(state.acceptances or {}))
+            if state.ended is not None:
+                yield state.ended
+
+    def check(self, *, whole: bool = False) -> None:
+        """Assert that derived values are what the records say: of what changed since last time, or of everything."""
+        names = self.tasks.keys() if whole else self._touched & self.tasks.keys()
+        for name in names:
+            state = self.tasks[name]
+            assert state.state == state.derive(), f"{name} is kept as {state.state}, its records say {state.derive()}"
+        self._touched = set()
+        if whole:
+            for name, job in self.jobs.items():
+                counts = dict.fromkeys(STATES, 0)
+                for task in job.tasks:
+                    counts[self.tasks[task].state] += 1
+                assert counts == job.counts, f"job {name} counts {job.counts}, its tasks say {counts}"
+
+
+_JOINS = {
+    Job: Ledger._join_job,
+    Task: Ledger._join_task,
+    Attempt: Ledger._join_attempt,
+    Acceptance: Ledger._join_acceptance,
+    Run: Ledger._join_run,
+    Ended: Ledger._join_ended,
+    Register: Ledger._join_register,
+    Mesh: Ledger._join_mesh,
+    Claimed: Ledger._join_claimed,
+    Lived: Ledger._join_lived,
+}

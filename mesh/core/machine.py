@@ -1,0 +1,421 @@
+"""One node's mind: events in, effects out. No I/O, no clock, no randomness.
+
+The caller's duty: read the clock once per event, call :meth:`Machine.step`, carry out the effects in the order given,
+and send ``Ticked`` when :meth:`Machine.deadline` has come. The same events at the same times give byte-identical
+effects, which is what the simulator and every failing seed rely on.
+
+This module owns how the parts meet: ``members`` (who is there), ``election`` (who grants), ``puller`` (journals of
+others), ``leader`` (tasks, while this node leads) and ``worker`` (attempts, if it works). Each decides for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from mesh.core import identity
+from mesh.core.effects import Drained, Effect, Exit, Hangup, ServePull
+from mesh.core.election import Election
+from mesh.core.events import (
+    AddressFound,
+    AttemptsBegan,
+    AttemptsEnded,
+    AttemptsProgressed,
+    CancelAsked,
+    DialFailed,
+    DrainAsked,
+    Event,
+    JournalFailed,
+    JournalSynced,
+    LinkDown,
+    LinkRefused,
+    LinkUp,
+    Measured,
+    PauseAsked,
+    PriorityAsked,
+    Received,
+    Resumed,
+    RetryAsked,
+    Submitted,
+    SuccessorSynced,
+    Ticked,
+)
+from mesh.core.identity import Me
+from mesh.core.ids import NO_CLAIM, Claim, NodeId
+from mesh.core.lattice import Lived, Mesh, Record
+from mesh.core.leader import Leader
+from mesh.core.ledger import Ledger
+from mesh.core.members import Members, Peer
+from mesh.core.messages import Heartbeat, Hello, Message, Orders, Pull, Pulled, Report
+from mesh.core.outbox import Outbox
+from mesh.core.params import Params
+from mesh.core.puller import Puller
+from mesh.core.worker import Worker
+
+
+class Machine:
+    """``records`` is the journal as it was synced; ``now`` the monotonic time of the start."""
+
+    def __init__(self, me: Me, params: Params, records: Iterable[Record], now: float) -> None:
+        self.me, self.params, self.started = me, params, now
+        self.ledger = Ledger()
+        position = 0
+        for record in records:
+            position += 1
+            self.ledger.join(record)
+        self.out = Outbox(me.node, self.ledger, position)
+        self.members = Members(me.node, me.address, params, self.out)
+        self.election = Election(me, params, self.members, self.out, self._caught_up)
+        self.puller = Puller(params, self.members, self.out, self._absorb)
+        self.worker = Worker(me, params, self.out)
+        self.leader = Leader(me, params, self.members, self.puller, self.out)
+        self.refusals: dict[str, str] = {}  # address -> why there is no link
+        self._claim: Claim = NO_CLAIM  # what worker and leader were last told
+        self._leading = False
+        self._next_beat = now
+        self._unsynced_since: float | None = None
+        self._drain_until: float | None = None
+        self._drained = False
+        self._whole = 0
+        self._boot = True
+
+    # -- the three calls ---------------------------------------------------------------------------------------------
+
+    def step(self, event: Event, now: float) -> list[Effect]:
+        """Take one event at monotonic time ``now`` (seconds, never decreasing) and say what is to be done."""
+        if self._boot:
+            self._boot = False
+            self._begin(now)
+        _HANDLERS[type(event)](self, event, now)
+        self._settle(now)
+        effects = self.out.flush()
+        if self._unsynced_since is None and not self.out.durable:
+            self._unsynced_since = now
+        return effects
+
+    def deadline(self) -> float | None:
+        """When the driver must send ``Ticked``, in monotonic seconds; a time in the past means at once."""
+        if self._boot:
+            return self.started
+        now = self._last
+        times = [
+            self._next_beat,
+            self.election.deadline(now),
+            self.puller.deadline(now),
+            self.worker.deadline(),
+            self.leader.deadline(),
+            self.members.next_dial(self._wanted(now)),
+            self._drain_until,
+            None if self._unsynced_since is None else self._unsynced_since + self.params.slow_sync,
+        ]
+        return min(time for time in times if time is not None)
+
+    def check(self, *, whole: bool = False) -> None:
+        """Assert the invariants of what changed since the last call; with ``whole``, all of them."""
+        self.ledger.check(whole=whole)
+        self.worker.check()
+        self.leader.check(whole=whole)
+
+    # -- what the shell reads ------------------------------------------------------------------------------------------
+
+    def hello(self, now: float) -> Hello:
+        return identity.hello(self.me, self.ledger, now - self.started)
+
+    @property
+    def leading(self) -> bool:
+        return self.election.leading
+
+    def leader_address(self) -> str:
+        """Where calls go: our own address while we lead; empty while nobody does, as far as we know."""
+        if self.election.leading:
+            return self.me.address
+        peer = self.members.peers.get(self.election.announced().leader)
+        return "" if peer is None else peer.address
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def _begin(self, now: float) -> None:
+        if not self.ledger.meshes:
+            self.out.record(Mesh(self.me.new_mesh_id, False))
+        lived = self.ledger.lives.get(self.me.node)
+        self.out.record(Lived(self.me.node, 1 if lived is None else lived.number + 1, self.me.life))
+        for (scope, field), register in sorted(self.ledger.registers.items()):
+            if field == "address" and not identity.same_machine(scope[5:], self.me.node):
+                self.members.on_address(register.value, scope[5:])
+        self.worker.restore(
+            attempt
+            for name in sorted(self.ledger.tasks)
+            for _, attempt in sorted(self.ledger.tasks[name].attempts.items())
+            if attempt.ended and identity.same_machine(attempt.node, self.me.node)
+            and not self.ledger.tasks[name].acceptances
+        )  # fmt: skip
+        self.election.start(now)
+
+    def _on_ticked(self, event: Ticked, now: float) -> None:
+        due = min(self._next_beat, now)
+        self.members.late(now - due)
+
+    def _on_resumed(self, event: Resumed, now: float) -> None:
+        if event.gap > self.params.suspect_after:
+            self.members.forgive(now)
+            self.election.on_resumed(now)
+            self.leader.on_resumed(now)
+            self.out.note("warning", "resumed", gap=round(event.gap, 1))
+
+    def _on_address(self, event: AddressFound, now: float) -> None:
+        self.members.on_address(event.address, event.node)
+
+    def _on_link_up(self, event: LinkUp, now: float) -> None:
+        hello, mine = event.hello, self.hello(now)
+        refusal = identity.refuse(mine, hello) or self._judge_double(mine, hello, event.dialed, now)
+        if refusal is not None:
+            self.out.do(Hangup(event.link, refusal.reason, refusal.code))
+            if refusal.code != "self":
+                self.refusals[event.dialed or hello.address] = refusal.reason
+                contact = self.members.contacts.get(event.dialed)
+                if contact is not None:
+                    self.members.back_off(contact, now)
+            return
+        self.refusals.pop(event.dialed or hello.address, None)
+        peer = self.members.on_link_up(event.link, hello, event.dialed)
+        for index, mesh in enumerate(hello.mesh_ids):
+            self.out.record(Mesh(mesh, hello.mature and index == 0))
+        self._beat_to(peer, now)
+        if self.election.announced().leader == peer.node:
+            self.worker.on_claim(self._claim)
+
+    def _judge_double(self, mine: Hello, hello: Hello, dialed: str, now: float) -> identity.Refusal | None:
+        """Two live lives of one identity: the leader alone decides, and keeps the one that was connected first."""
+        how = "a copied state directory; start one of them with meshd --new-id"
+        if identity.same_machine(hello.node, self.me.node):
+            if hello.life == self.me.life:
+                self.members.contacts.pop(dialed, None)
+                return identity.Refusal("self", "this is the same process")
+            first = (mine.uptime_ms, self.me.life) > (hello.uptime_ms, hello.life)
+            if self.election.leading and first:
+                return identity.Refusal("duplicate", f"{mine.name} already runs with the identity {hello.node}: {how}")
+            return identity.Refusal("doubt", f"{hello.name} has this node's own identity {hello.node}: {how}")
+        for peer in self.members.known():
+            if not identity.same_machine(peer.node, hello.node):
+                continue
+            if peer.life != hello.life and peer.links and self.members.alive(peer, now):
+                code = "duplicate" if self.election.leading else "doubt"
+                return identity.Refusal(code, f"{peer.name} already runs with the identity {hello.node}: {how}")
+            if peer.node != hello.node:
+                peer.gone = True  # the same machine, started again with another rank
+        return None
+
+    def _on_link_refused(self, event: LinkRefused, now: float) -> None:
+        contact = self.members.contacts.get(event.address)
+        if contact is not None:
+            self.members.back_off(contact, now)
+        if event.code == "self":
+            self.members.contacts.pop(event.address, None)
+        elif event.code == "duplicate":
+            self.out.do(Exit(76, event.reason))
+        else:
+            if self.refusals.get(event.address) != event.reason:
+                self.out.note("warning", "link_refused", address=event.address, reason=event.reason)
+            self.refusals[event.address] = event.reason
+
+    def _on_link_down(self, event: LinkDown, now: float) -> None:
+        self.members.on_link_down(event.link, now)
+
+    def _on_dial_failed(self, event: DialFailed, now: float) -> None:
+        peer = self.members.on_dial_failed(event.address, event.gone, now)
+        if peer is not None:
+            self.election.urgent = True
+            if self._leading:
+                self.leader.on_gone(peer.node, now)
+
+    def _on_received(self, event: Received, now: float) -> None:
+        self._deliver(event.sender, event.message, now)
+
+    def _deliver(self, sender: NodeId, message: Message, now: float) -> None:
+        match message:
+            case Report():
+                self.leader.on_report(sender, message, now)
+            case Orders():
+                self.worker.on_orders(sender, message, self.election.leader_alive(now), now)
+            case Heartbeat():
+                peer = self.members.peers.get(sender)
+                if peer is not None and self.members.on_heartbeat(peer, message, now):
+                    self.election.on_heartbeat(peer, message, now)
+                    if self._leading:
+                        self.leader.on_heartbeat(peer, message.claim, now)
+                    if message.echo == 0:  # it has not heard us yet: alive needs both directions
+                        self._beat_to(peer, now)
+            case Pull():
+                self.out.do(ServePull(sender, message.session, message.journal, message.position))
+            case Pulled():
+                self.puller.on_pulled(sender, message, now)
+            case _:
+                self.election.on_message(sender, message, now)
+
+    def _on_synced(self, event: JournalSynced, now: float) -> None:
+        self.out.on_synced(event.position)
+        self._unsynced_since = None if self.out.synced >= self.out.position else now
+        if self.election.journal_trouble.startswith(_SLOW):
+            self.election.journal_trouble = ""
+
+    def _on_journal_failed(self, event: JournalFailed, now: float) -> None:
+        self.election.journal_trouble = event.reason and f"its journal cannot be written: {event.reason}"
+        self.leader.trouble = self.election.journal_trouble
+        if event.reason:
+            self.out.note("error", "journal_failed", reason=event.reason)
+            self.election.abdicate(self.election.journal_trouble, now)
+
+    def _on_successor_synced(self, event: SuccessorSynced, now: float) -> None:
+        self.leader.copies[event.node] = max(event.position, self.leader.copies.get(event.node, 0))
+
+    def _on_measured(self, event: Measured, now: float) -> None:
+        self.worker.on_offer(event.offer)
+
+    def _on_drain(self, event: DrainAsked, now: float) -> None:
+        self._drain_until = now + event.grace
+        self.election.draining = True
+        self.worker.on_drain(now)
+        self.election.abdicate("draining", now)
+
+    # -- after each event --------------------------------------------------------------------------------------------
+
+    def _settle(self, now: float) -> None:
+        """Let every part react until nothing is left to say to ourselves."""
+        self._last = now
+        self.election.tick(now)
+        self.puller.tick(now)
+        self._tell_parts(now)
+        for _ in range(8):
+            self.leader.work(now)
+            self.worker.flush(now)
+            if not self.out.local:
+                break
+            while self.out.local:
+                self._deliver(self.me.node, self.out.local.popleft(), now)
+            self._tell_parts(now)
+        if self._unsynced_since is not None and now - self._unsynced_since >= self.params.slow_sync:
+            if not self.election.journal_trouble:
+                self.election.journal_trouble = f"{_SLOW} for {self.params.slow_sync:.0f} s"
+                self.election.abdicate(self.election.journal_trouble, now)
+                self._tell_parts(now)
+            self._unsynced_since = now
+        if self._drain_until is not None:
+            self._drain(now)
+        self.members.dial(now, self._wanted(now))
+        if self.election.urgent or now >= self._next_beat:
+            self._beat(now)
+
+    def _tell_parts(self, now: float) -> None:
+        """Role changes, told in one place: the leader's part opens or closes, the worker follows."""
+        claim = self.election.announced()
+        if claim != self._claim or self.election.leading != self._leading:
+            same_lead = self._claim.leader == claim.leader and self._claim.life == claim.life
+            renamed = same_lead and self._leading == self.election.leading and claim != NO_CLAIM
+            self._claim, self._leading = claim, self.election.leading
+            if self._leading:
+                self.leader.open(claim, now)
+            else:
+                self.leader.close()
+                if self.me.may_lead and claim != NO_CLAIM and self.me.node < claim.leader:
+                    self.puller.pull(claim.leader, now)
+            if not renamed:
+                self.out.note(
+                    "info", "leader", leader=claim.leader, term=claim.term, established=int(claim.established)
+                )
+            self.worker.on_claim(claim)
+
+    def _caught_up(self, node: NodeId) -> bool:
+        if self.puller.complete.get(node, float("-inf")) >= self.election.since:
+            return True
+        self.puller.pull(node, self._last)
+        return False
+
+    def _absorb(self, records: tuple[Record, ...], now: float) -> None:
+        changed = [record for record in records if self.out.record(record)]
+        if self._leading:
+            self.leader.on_records(changed, now)
+
+    def _drain(self, now: float) -> None:
+        assert self._drain_until is not None
+        if now >= self._drain_until:
+            self.worker.stop_all("drained", "its node is leaving")
+            over = now >= self._drain_until + self.params.suspect_after
+            self._drain_until = max(self._drain_until, now + 0.1) if not over else self._drain_until
+        else:
+            over = False
+        settled = self.worker.idle and self.out.durable and (not self.worker.unreported or self._claim == NO_CLAIM)
+        if (settled or over) and not self._drained:
+            self._drained = True
+            self.out.do(Drained())
+
+    # -- heartbeats --------------------------------------------------------------------------------------------------
+
+    def _wanted(self, now: float) -> set[NodeId] | None:
+        """Whom to dial: everyone, unless we follow a leader that we hear."""
+        if self._leading or not self.election.leader_alive(now):
+            return None
+        leader = self.members.peers[self._claim.leader]
+        return {leader.node, *(leader.heartbeat.successors if leader.heartbeat else ())}
+
+    def _beat(self, now: float) -> None:
+        self._next_beat = now + self.params.heartbeat
+        self.election.urgent = False
+        if not self.ledger.mature():
+            for peer in self.members.living(now):
+                if now - peer.since >= self.params.mature_after:
+                    self.out.record(Mesh(self.ledger.mesh_ids()[0], True))
+                    break
+        wanted = self._wanted(now)
+        mine = wanted is not None and self.me.node in wanted
+        common = self._heartbeat(now)
+        for peer in self.members.known():
+            if peer.links and (wanted is None or mine or peer.node in wanted or self._owes_beat(peer)):
+                self._beat_to(peer, now, common)
+
+    def _owes_beat(self, peer: Peer) -> bool:
+        """A leader that we do not follow still learns that we hear it: that is how leaders meet."""
+        beat = peer.heartbeat
+        return beat is not None and beat.claim.leader == peer.node != self._claim.leader and not self._leading
+
+    def _heartbeat(self, now: float) -> Heartbeat:
+        election = self.election
+        why_not = election.why_not_eligible()
+        suspects = tuple(p.node for p in self.members.known() if p.links and self.members.suspect(p, now))
+        successors = tuple(election.successors(now)) if self._leading else ()
+        return Heartbeat(
+            0, 0, self.me.life, self.members.incarnation, not why_not, why_not, election.announced(),
+            election.heard_leader(now), election.leads(now), election.followed, suspects, election.sightings(now), (),
+            self.me.name, self.me.role, self.me.address, self.out.synced, successors,
+        )  # fmt: skip
+
+    def _beat_to(self, peer: Peer, now: float, common: Heartbeat | None = None) -> None:
+        seq, echo = self.members.number(peer, now)
+        beat = common or self._heartbeat(now)
+        self.out.send(peer.node, beat._replace(seq=seq, echo=echo, peers=self.members.addresses_for(peer)))
+
+
+_SLOW = "its journal did not sync"
+
+_HANDLERS: dict[type, Callable[[Machine, Any, float], None]] = {
+    Ticked: Machine._on_ticked,
+    Resumed: Machine._on_resumed,
+    AddressFound: Machine._on_address,
+    LinkUp: Machine._on_link_up,
+    LinkRefused: Machine._on_link_refused,
+    LinkDown: Machine._on_link_down,
+    DialFailed: Machine._on_dial_failed,
+    Received: Machine._on_received,
+    JournalSynced: Machine._on_synced,
+    JournalFailed: Machine._on_journal_failed,
+    SuccessorSynced: Machine._on_successor_synced,
+    Measured: Machine._on_measured,
+    AttemptsBegan: lambda m, e, now: m.worker.on_began(e.attempts, now),
+    AttemptsEnded: lambda m, e, now: m.worker.on_ended(e.attempts, now),
+    AttemptsProgressed: lambda m, e, now: m.worker.on_progress(e.attempts, now),
+    Submitted: lambda m, e, now: m.leader.on_submitted(e, now),
+    CancelAsked: lambda m, e, now: m.leader.on_asked(e, now),
+    PauseAsked: lambda m, e, now: m.leader.on_asked(e, now),
+    PriorityAsked: lambda m, e, now: m.leader.on_asked(e, now),
+    RetryAsked: lambda m, e, now: m.leader.on_asked(e, now),
+    DrainAsked: Machine._on_drain,
+}

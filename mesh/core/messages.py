@@ -1,0 +1,190 @@
+"""What nodes say to each other. ``mesh.wire`` encodes these; no other form of them exists.
+
+Peer messages keep the mesh together (:class:`Heartbeat` to :class:`Pulled`); work messages go between a worker and
+the leader (:class:`Report` up, :class:`Orders` down). Every message may be lost, repeated, delayed or reordered.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+from mesh.core.ids import AttemptId, Claim, Life, NodeId
+from mesh.core.lattice import Attempt, Record, Task
+
+PROTOCOL = 1
+
+
+class Hello(NamedTuple):
+    """The first message on every link, in both directions."""
+
+    protocols: tuple[int, ...]  # accepted versions, highest first
+    mesh_name: str
+    mesh_ids: tuple[str, ...]  # all ids this mesh answers to; the first is its own
+    mature: bool
+    node: NodeId
+    life: Life
+    name: str
+    address: str  # host:port where it can be dialled
+    role: str  # auto, leader, worker, observer
+    version: str
+    uptime_ms: int  # of this life: of two lives of one identity that meet, the one that runs longer stays
+
+
+class Sighting(NamedTuple):
+    """A leader that the sender hears although it does not follow it."""
+
+    claim: Claim
+    address: str
+    leads: int
+    followed: NodeId  # the leader it last followed before it led; empty: none
+
+
+class Heartbeat(NamedTuple):
+    seq: int  # counts this sender's heartbeats to this receiver
+    echo: int  # the highest seq heard from the receiver: alive means heard in both directions
+    life: Life
+    incarnation: int  # raised to refute a suspicion
+    eligible: bool
+    why_not: str  # why it is not eligible
+    claim: Claim  # the claim it follows or makes; NO_CLAIM: none
+    leader_heard: bool  # the claim's leader is alive to the sender
+    leads: int  # members that follow the sender, itself included; 0 where it does not lead
+    followed: NodeId  # the leader it followed last
+    suspects: tuple[NodeId, ...]  # of those that it monitors
+    seen: tuple[Sighting, ...]
+    peers: tuple[tuple[NodeId, str], ...]  # members and their addresses, only where they changed or were asked for
+    name: str
+    role: str
+    address: str
+    position: int  # of its journal, synced
+    successors: tuple[NodeId, ...] = ()  # of a leader: whom its followers also keep in touch with
+
+
+class Verdict(NamedTuple):
+    """Two leaders have met; the one of lower id judged. Binding."""
+
+    stays: NodeId
+    yields: NodeId
+    above: int  # who stays claims a term above this
+    established: bool
+
+
+class YieldRequest(NamedTuple):
+    """A lower id that caught up and settled asks the incumbent of ``claim`` for the leadership."""
+
+    claim: Claim
+
+
+class Yield(NamedTuple):
+    """The incumbent flushed and stopped granting under ``claim``; its receiver claims the next term."""
+
+    claim: Claim
+    reason: str
+
+
+class Refused(NamedTuple):
+    """A message under a lower claim was not obeyed. ``alive``: the higher claimant is alive to the refuser."""
+
+    highest: Claim
+    alive: bool
+
+
+class Relayed(NamedTuple):
+    """Carried for a leader that cannot reach another one directly. One hop, never further."""
+
+    source: NodeId
+    target: NodeId
+    message: Verdict | YieldRequest | Yield
+
+
+class Pull(NamedTuple):
+    """Asks for the receiver's journal after ``position``, of the journal with this id (empty: from the start)."""
+
+    session: int  # the puller's; echoed
+    journal: str
+    position: int
+
+
+class Pulled(NamedTuple):
+    session: int
+    journal: str
+    position: int  # of the last record in this slice
+    end: bool  # nothing synced lies beyond
+    records: tuple[Record, ...]
+
+
+class Device(NamedTuple):
+    """An accelerator."""
+
+    id: str  # cuda:0, mps
+    kind: str  # cuda, mps
+    name: str
+    memory: int  # bytes
+    free_memory: int  # bytes, measured: others use cards too
+
+
+class Offer(NamedTuple):
+    """What a machine has, as its detectors measured it, less what its owner withholds."""
+
+    slots: int
+    millicpus: int
+    memory: int
+    free_memory: int
+    devices: tuple[Device, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    profile: str = "cpu_x86"
+    cpu: str = ""
+    python: str = "3.11"
+    min_priority: int = 1
+    max_priority: int = 10
+    unwilling: str = ""  # why it takes nothing now; empty: it does
+    runners: tuple[str, ...] = ("command", "call", "function")
+
+
+class Bid(NamedTuple):
+    """What a worker offers right now, counting what it knows to hold."""
+
+    offer: Offer
+    free_slots: int
+    free_millicpus: int
+    free_memory: int
+    devices: tuple[tuple[str, int], ...]  # device id, free thousandths
+    allowance_ms: int  # of work it is willing to queue, per slot
+    speeds: tuple[tuple[str, int], ...]  # shape kind -> measured microseconds, only what changed since the last bid
+
+
+class Grant(NamedTuple):
+    attempt: AttemptId
+    run: int
+    task: Task
+    priority: int
+    devices: tuple[str, ...]
+    alternative: int  # which of the shape's alternatives was matched
+
+
+class Report(NamedTuple):
+    """Worker to leader: bids and batched reports, and on every (re)connect a declaration of all that it holds."""
+
+    claim: Claim  # the one this worker follows
+    life: Life
+    applied: int  # all orders up to this seq, of this claim, were applied
+    attempts: tuple[Attempt, ...]  # RUNNING or ended
+    progress: tuple[tuple[AttemptId, bytes], ...]  # JSON metrics of running attempts; not part of the ledger
+    bid: Bid | None
+    declares: int  # slices still to come + 1 of a declaration; 0: none
+    cannot: tuple[tuple[str, str], ...] = ()  # shape's cwd or kind this node can not serve, and why
+
+
+class Orders(NamedTuple):
+    """Leader to worker, numbered per claim and worker; repeated until ``Report.applied`` covers them."""
+
+    claim: Claim
+    seq: int
+    grants: tuple[Grant, ...]
+    recalls: tuple[tuple[AttemptId, str], ...]  # and why
+    acks: tuple[AttemptId, ...]  # ended attempts that are durable elsewhere: the worker may forget them
+    unknown: tuple[AttemptId, ...]  # the leader does not know their task: keep them
+
+
+Message: TypeAlias = Heartbeat | Verdict | YieldRequest | Yield | Refused | Relayed | Pull | Pulled | Report | Orders
+WORK_MESSAGES = (Report, Orders)

@@ -1,0 +1,80 @@
+"""What the leader keeps of one worker under one claim: orders until they are applied, attempts until they end."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from mesh.core.ids import AttemptId, Claim, Life, NodeId, TaskId
+from mesh.core.lattice import Attempt, Resources
+from mesh.core.messages import Grant, Orders, Report
+from mesh.core.outbox import Outbox
+from mesh.core.params import Params
+
+ORDER_BYTES = 1 << 20  # payloads in one message, so that a heartbeat never waits behind more
+
+
+class Session:
+    """Orders are numbered from 1 and applied in order; those that a report does not cover are sent again."""
+
+    def __init__(self, node: NodeId, life: Life) -> None:
+        self.node, self.life = node, life
+        self.seq = self.applied = 0
+        self.complete = False  # its declaration is
+        self.declared: dict[AttemptId, Attempt] = {}
+        self.open: dict[AttemptId, tuple[TaskId, Resources, tuple[str, ...], int]] = {}  # and the seq of its grant
+        self._unapplied: deque[Orders] = deque()
+        self._sent_at = 0.0
+        self._grants: list[tuple[Grant, Resources]] = []
+        self._recalls: dict[AttemptId, str] = {}
+        self._recalled: set[AttemptId] = set()
+
+    def on_report(self, report: Report) -> None:
+        if report.applied > self.applied:
+            self.applied = min(report.applied, self.seq)
+        while self._unapplied and self._unapplied[0].seq <= self.applied:
+            self._unapplied.popleft()
+        if report.declares:
+            self.declared.update((attempt.id, attempt) for attempt in report.attempts)
+
+    def uncounted(self) -> list[tuple[Resources, tuple[str, ...]]]:
+        """What was granted and the last bid could not count yet."""
+        return [(need, devices) for _task, need, devices, seq in self.open.values() if seq > self.applied]
+
+    def grant(self, grant: Grant, need: Resources) -> None:
+        self._grants.append((grant, need))
+
+    def recall(self, attempt: AttemptId, reason: str) -> None:
+        if attempt not in self._recalled:
+            self._recalled.add(attempt)
+            self._recalls[attempt] = reason
+
+    def answer(self, claim: Claim, acks: tuple[AttemptId, ...], unknown: tuple[AttemptId, ...]) -> Orders:
+        """Outside the numbering: if it is lost, the worker reports again."""
+        self._recalled.difference_update(acks)
+        return Orders(claim, 0, (), (), acks, unknown)
+
+    def send(self, claim: Claim, params: Params, out: Outbox, now: float) -> None:
+        """What was decided in this step; and again what was not applied in time."""
+        while self._grants or self._recalls:
+            part, size = [], 0
+            for grant, need in self._grants:
+                if size > ORDER_BYTES or len(part) >= params.slice_records:
+                    break
+                size += len(grant.task.payload)
+                part.append(grant)
+                self.open[grant.attempt] = (grant.task.id, need, grant.devices, self.seq + 1)
+            del self._grants[: len(part)]
+            self.seq += 1
+            recalls, self._recalls = tuple(self._recalls.items()), {}
+            orders = Orders(claim, self.seq, tuple(part), recalls, (), ())
+            if not self._unapplied:
+                self._sent_at = now
+            self._unapplied.append(orders)
+            out.send(self.node, orders)
+        if self._unapplied and now - self._sent_at >= params.resend_after:
+            self._sent_at = now
+            for orders in self._unapplied:
+                out.send(self.node, orders)
+
+    def deadline(self, params: Params) -> float | None:
+        return self._sent_at + params.resend_after if self._unapplied else None

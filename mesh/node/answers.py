@@ -1,0 +1,114 @@
+"""What the Client service asks for, answered from the machine: the meeting of ``mesh.shell.server`` and ``mesh.core``.
+
+It must not decide anything, nor know of gRPC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from mesh.core import views
+from mesh.core.effects import Answer
+from mesh.core.errors import NotFound
+from mesh.core.events import Event
+from mesh.core.ids import AttemptId, JobId, TaskId
+from mesh.core.lattice import Attempt
+from mesh.core.machine import Machine
+from mesh.node.driver import Clock, Driver
+from mesh.node.logbook import Book
+from mesh.shell.links import Links
+from mesh.shell.runners import Runners
+from mesh.shell.server_watch import Standing
+from mesh.wire.client import JobCounts, TaskResult
+
+
+class Answers:
+    """Implements the ports Mind, Results and Logs of :mod:`mesh.shell.server`."""
+
+    def __init__(self, driver: Driver, clock: Clock, links: Links, runners: Runners, book: Book):
+        self.machine: Machine  # set before the first call is served: its address is that of the server
+        self._driver, self._clock = driver, clock
+        self._links, self._runners, self._book = links, runners, book
+
+    # Mind.
+
+    def leading(self) -> bool:
+        return self.machine.leading
+
+    def leader_address(self) -> str:
+        return self.machine.leader_address()
+
+    async def ask(self, event: Callable[[int], Event]) -> Answer:
+        return await self._driver.ask(event)
+
+    async def durable(self) -> None:
+        await self._driver.durable()
+
+    def document(self, name: str, *arguments: str) -> Any:
+        machine, now = self.machine, self._clock.now()
+        match name, arguments:
+            case "Peers", ():
+                return views.peers(machine, now)
+            case "Jobs", ():
+                return views.jobs(machine)
+            case "Job", (job,):
+                return views.job(machine, job)
+            case "Tasks", (job, state):
+                return views.tasks(machine, job, state)
+            case "Task", (task,):
+                return views.task(machine, task)
+            case "Explain", (task,):
+                return views.explain(machine, task, now)
+            case "Status", ():
+                vitals = {**self._driver.vitals(), "dropped_messages": self._links.dropped}
+                return {**views.status(machine, now), **vitals}
+        raise LookupError(f"{name}{arguments} is no question")
+
+    # Results.
+
+    def standing(self, job: JobId) -> Standing:
+        counts, state, open_ended = views.standing(self.machine, job)
+        ended = counts["pending"] == counts["running"] == 0
+        return Standing(JobCounts(**counts), state, ended, open_ended)
+
+    def ended(self, job: JobId) -> list[TaskId]:
+        return views.ended(self.machine, job)
+
+    def result(self, job: JobId, task: TaskId) -> TaskResult | None:
+        found = views.result(self.machine, job, task)
+        return None if found is None else TaskResult(*found)
+
+    # Logs.
+
+    def place(self, target: str, attempt: AttemptId) -> tuple[str, AttemptId]:
+        me, members = self.machine.me, self.machine.members
+        if target in (me.node, me.name):
+            return "", ""
+        for peer in members.known():
+            if target in (peer.node, peer.name):
+                return peer.address, ""
+        state = self.machine.ledger.tasks.get(target)
+        if state is None or state.spec is None or not self.machine.leading:
+            raise NotFound(f"there is no task or node {target}", "", "see meshctl tasks and meshctl peers")
+        if attempt and attempt not in state.attempts:
+            raise NotFound(f"task {target} has no attempt {attempt}", "", f"see meshctl task {target}")
+        if not state.attempts:
+            raise NotFound(f"task {target} has printed nothing", "it has not begun", f"see meshctl explain {target}")
+        chosen = state.attempts[attempt] if attempt else max(state.attempts.values(), key=_newness)
+        if chosen.node == me.node:
+            return "", chosen.id
+        holder = members.peers.get(chosen.node)
+        if holder is None or not holder.address:
+            raise NotFound(f"the output of {target} is on {chosen.node}", "that node is not here", "start it again")
+        return holder.address, chosen.id
+
+    def read(self, target: str, attempt: AttemptId, follow: bool) -> AsyncIterator[bytes]:
+        if not attempt:
+            return self._book.read(follow)
+        return self._runners.tail(attempt, follow)
+
+
+def _newness(attempt: Attempt) -> tuple[int, bool, int, AttemptId]:
+    """Of the last run; what still runs before what ended; then the latest to start."""
+    return attempt.run, not attempt.ended, attempt.outcome.started_ms, attempt.id

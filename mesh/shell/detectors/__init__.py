@@ -1,0 +1,1 @@
+"""The built-in detectors of :mod:`mesh.shell.detect`."""

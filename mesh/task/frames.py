@@ -1,0 +1,73 @@
+"""Frames between meshd and its runners: a length-prefixed JSON header and raw bytes after it.
+
+Goals: no pickle, no protobuf and no gRPC in a runner; one frame for a whole batch. Non-goals: compatibility between
+versions, for both ends are of one installation.
+
+meshd sends   ``{"op": "setup", ...}`` once, ``{"op": "begin", "attempts": [row...], "sizes": [...]}`` whose body is the
+              blobs that rows name by index, ``{"op": "stop", "attempts": [...], "signal": n}``.
+A runner sends ``["ready", pid]``, ``["ended", attempt, phase, code, message, detail, metrics, started_ms, finished_ms,
+              micros, digest, retires]`` with the result as its body, ``["progress", attempt, metrics]`` and
+              ``["imported", [module...]]``.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+PREFIX = struct.Struct(">II")
+READ_BYTES = 1 << 18  # more than a socket buffer holds by default, so one read empties it
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode
+
+
+class Row(NamedTuple):
+    """One attempt in a ``begin`` frame. ``function``, ``arguments`` and ``params`` are indices into its blobs."""
+
+    attempt: str
+    task: str
+    job: str
+    secret: str
+    kind: str
+    argv: tuple[str, ...]
+    target: str
+    function: int
+    arguments: int
+    cwd: str
+    env: tuple[tuple[str, str], ...]
+    params: int
+    metric: str
+    cuda: str  # CUDA_VISIBLE_DEVICES
+    threads: int
+
+
+def encode(header: object, body: bytes = b"") -> bytes:
+    head = _encode(header).encode()
+    return PREFIX.pack(len(head), len(body)) + head + body
+
+
+class FrameReader:
+    """Cuts a byte stream into frames."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[tuple[Any, bytes]]:
+        """Yield (header, body) of every frame that is complete. Must be consumed to its end before the next call."""
+        if self._rest:
+            data = self._rest + data
+        at, size = 0, len(data)
+        while size - at >= PREFIX.size:
+            head, body = PREFIX.unpack_from(data, at)
+            start = at + PREFIX.size
+            end = start + head + body
+            if end > size:
+                break
+            at = end
+            yield _decode(str(data[start : start + head], "utf-8")), data[start + head : end]
+        self._rest = data[at:]

@@ -1,0 +1,333 @@
+"""A runner: the process that executes attempts, one after another, for one slot of meshd.
+
+Owns the attempt's environment, directories and capture. Must not know about gRPC, the ledger or other nodes; all it
+hears comes in frames on its control socket, and the end of that socket is the end of meshd, hence its own.
+
+It is a subreaper, so all that an attempt left descends from it; it is single-threaded where a zygote forked it. Where
+it was spawned one more thread waits for the end of meshd, for the main thread may be busy in a function.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mesh.core.lattice import FAILED, RELEASED
+from mesh.core.work import COMMAND
+from mesh.task import api
+from mesh.task.commands import Command
+from mesh.task.frames import READ_BYTES, FrameReader, Row, encode
+from mesh.task.functions import Ended, Functions, Stopped, failed, succeeded
+from mesh.task.places import Place, attempt_folder
+from mesh.task.processes import (
+    become_subreaper,
+    descendants,
+    end_children,
+    flush_c_streams,
+    has_children,
+    kill_below,
+    send_signal,
+)
+
+PARAMS_LIMIT = 100_000  # Linux takes 128 KiB in one environment string
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+class _MeshdGone(Exception):
+    """The control socket has ended."""
+
+
+class Runner:
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._frames = FrameReader()
+        self._queue: deque[tuple[Row, list[bytes]]] = deque()
+        self._signals: dict[str, int] = {}  # attempts that are to stop, and the signal to stop them with
+        self._lock = threading.Lock()  # a function may report from its threads
+        self._functions = Functions()
+        self._place: Place
+        self._node = ""
+        self._base = {key: value for key, value in os.environ.items() if not _ours(key)}
+        self._applied: dict[str, str] = {}
+        self._current: api.Current | None = None  # the function that runs now
+        self._in_function = False
+        self._running = ""
+        self._retires = False
+        self._capture = -1
+
+    def serve(self) -> None:
+        """Run attempts until meshd closes the control socket or this runner must be replaced."""
+        os.environ.clear()
+        os.environ.update(self._base)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        signal.signal(signal.SIGINT, self._on_sigint)
+        try:
+            while not self._retires:
+                self._receive(block=not self._queue)
+                if self._queue:
+                    self._run(*self._queue.popleft())
+        except _MeshdGone:
+            pass  # nothing to finish, nobody to tell
+
+    def _receive(self, block: bool) -> None:
+        """Read what meshd sent; between attempts without waiting, so that a stop comes before a beginning."""
+        try:
+            data = self._control.recv(READ_BYTES, 0 if block else socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except ConnectionResetError as error:
+            raise _MeshdGone from error
+        if not data:
+            raise _MeshdGone
+        for header, body in self._frames.feed(data):
+            match header["op"]:
+                case "begin":
+                    blobs, at = [], 0
+                    for size in header["sizes"]:
+                        blobs.append(body[at : at + size])
+                        at += size
+                    self._queue.extend((Row(*row), blobs) for row in header["attempts"])
+                case "stop":
+                    held = {self._running, *(row.attempt for row, _ in self._queue)}
+                    for attempt in held.intersection(header["attempts"]):
+                        self._signals[attempt] = header["signal"]
+                case "setup":
+                    self._setup(**header["setup"])
+
+    def _send(self, header: object, body: bytes = b"") -> None:
+        with self._lock:
+            try:
+                self._control.sendall(encode(header, body))
+            except (BrokenPipeError, ConnectionResetError) as error:
+                raise _MeshdGone from error
+
+    def _setup(self, state: str, short: str, runner: str, node: str, name: str, task_socket: str) -> None:
+        self._place = Place(Path(state), Path(short), runner)
+        self._place.prepare()
+        self._open_capture()
+        self._node = node
+        self._base.setdefault("PYTHONUNBUFFERED", "1")  # or a Python program's output is seen only at its end
+        self._base.update(
+            MESH_NODE=node,
+            MESH_NODE_NAME=name,
+            MESH_RUNNER_ID=runner,
+            MESH_TASK_SOCKET=task_socket,
+            TMPDIR=self._place.tmp,
+        )
+        os.environ.update(self._base)
+        self._send(["ready", os.getpid()])
+
+    def _open_capture(self) -> None:
+        old, flags = self._capture, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._capture = os.open(self._place.capture, flags, 0o600)
+        self._redirect()
+        if old >= 0:
+            os.close(old)
+
+    def _redirect(self) -> None:
+        os.dup2(self._capture, 1)
+        os.dup2(self._capture, 2)
+
+    # -- one attempt
+
+    def _run(self, row: Row, blobs: list[bytes]) -> None:
+        if row.attempt in self._signals:
+            self._end(row, Ended(RELEASED, "skipped"), None, _now_ms(), 0)
+            return
+        params = blobs[row.params]
+        if len(params) > PARAMS_LIMIT:
+            message = f"the parameters have {len(params)} bytes; at most {PARAMS_LIMIT} fit in a program's environment"
+            self._end(row, Ended(FAILED, "params_too_large", message), None, _now_ms(), 0)
+            return
+        self._running = row.attempt
+        env = self._environment(row, params.decode())
+        started_ms, started = _now_ms(), time.perf_counter_ns()
+        metrics: api.Metrics | None = None
+        if row.kind == COMMAND:
+            command = Command(
+                row.argv,
+                row.cwd or self._place.output,
+                self._base | env,
+                row.metric,
+                attempt_folder(self._place.state, row.attempt),
+            )
+            ended = command.run(
+                self._control.fileno(),
+                lambda: self._stop_of(row.attempt),
+                lambda values: self._send(["progress", row.attempt, values]),
+            )
+            metrics = command.metrics.values or None
+        else:
+            ended = self._call(row, blobs, env)
+        micros = (time.perf_counter_ns() - started) // 1000
+        self._place.after(row.attempt)
+        self._running = ""
+        self._end(row, ended, metrics, started_ms, micros)
+
+    def _end(self, row: Row, ended: Ended, metrics: api.Metrics | None, started_ms: int, micros: int) -> None:
+        self._signals.pop(row.attempt, None)
+        finished = started_ms + micros // 1000
+        phase, code, message, detail, result, digest = ended
+        self._send(
+            ["ended", row.attempt, phase, code, message, detail, metrics, started_ms, finished, micros, digest,
+             self._retires],
+            result,
+        )  # fmt: skip
+
+    def _environment(self, row: Row, params: str) -> dict[str, str]:
+        env = {name: str(row.threads) for name in THREAD_VARIABLES if name not in self._base}
+        env.update(row.env)
+        env["MESH_TASK_ID"] = row.task
+        env["MESH_JOB_ID"] = row.job
+        env["MESH_ATTEMPT"] = row.attempt
+        env["MESH_TASK_SECRET"] = row.secret
+        env["MESH_PARAMS"] = params
+        env["MESH_OUTPUT_DIR"] = self._place.output
+        env["CUDA_VISIBLE_DEVICES"] = row.cuda
+        return env
+
+    def _stop_of(self, attempt: str) -> int:
+        self._receive(block=False)
+        return self._signals.pop(attempt, 0)
+
+    def _call(self, row: Row, blobs: list[bytes], env: dict[str, str]) -> Ended:
+        self._apply(env)
+        current = api.Current(row.task, row.attempt, self._node, env["MESH_PARAMS"], self._reporter(row.attempt))
+        api.enter(current)
+        pid = os.getpid()
+        try:
+            self._current = current
+            self._in_function = True
+            os.chdir(row.cwd or self._place.output)
+            self._functions.enter(row.cwd)
+            value = self._functions.prepare(row.kind, row.target, blobs[row.function], blobs[row.arguments])()
+            self._in_function = False
+            ended = succeeded(value)
+        except _MeshdGone:
+            raise
+        except BaseException as error:  # noqa: BLE001  whatever a function raises is its outcome
+            self._in_function = False
+            ended = failed(error)
+        if os.getpid() != pid:
+            os._exit(0)  # a child that the function forked and that returned into its parent's code
+        self._current = None
+        api.enter(None)
+        self._after_call(row.attempt, current)
+        return ended
+
+    def _after_call(self, attempt: str, current: api.Current) -> None:
+        self._flush()
+        if os.fstat(self._capture).st_size:
+            self._place.keep_capture(attempt)
+            self._open_capture()
+        else:
+            self._redirect()  # the function may have left other files there
+        if imported := self._functions.leave():
+            self._send(["imported", imported])
+        # Processes that it left may be a pool's idle workers or anything else; nothing of an attempt outlives it, and
+        # what held them in this process must not meet their death in the next attempt. A stop may have cut anything.
+        if current.stop_asked or (has_children() and descendants(os.getpid())):
+            self._retires = True
+
+    @staticmethod
+    def _flush() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (AttributeError, OSError, ValueError):
+                sys.stdout, sys.stderr = _stream(1), _stream(2)  # the function closed or replaced them
+        flush_c_streams()
+
+    def _reporter(self, attempt: str) -> Callable[[api.Metrics], None]:
+        def send(metrics: api.Metrics) -> None:
+            self._send(["progress", attempt, metrics])
+            self._raise_if_stopped()
+
+        return send
+
+    def _raise_if_stopped(self) -> None:
+        current = self._current
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and current is not None and current.stop_asked and not current.watched:
+            raise Stopped("this attempt was asked to stop")
+
+    def _apply(self, env: dict[str, str]) -> None:
+        base = self._base
+        for name in self._applied.keys() - env.keys():
+            if name in base:
+                os.environ[name] = base[name]
+            else:
+                os.environ.pop(name, None)
+        for name, value in env.items():
+            if self._applied.get(name) != value:
+                os.environ[name] = value
+        self._applied = env
+
+    # -- signals
+
+    def _on_sigterm(self, number: int, frame: object) -> None:
+        """Meshd has written a stop; whether it is meant for what runs now, its frame says."""
+        current = self._current
+        if not self._in_function or current is None:
+            return
+        self._receive(block=False)
+        if not self._signals.pop(current.attempt, 0):
+            return
+        current.stop_asked = True
+        send_signal(descendants(os.getpid()), signal.SIGTERM)
+        if not self._lock.locked():  # else a report is half sent; it raises when it is
+            self._raise_if_stopped()
+
+    def _on_sigint(self, number: int, frame: object) -> None:
+        if self._in_function:
+            raise KeyboardInterrupt
+
+
+def _stream(fd: int) -> Any:
+    return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _ours(name: str) -> bool:
+    """Meshd's own configuration, and its supervisor's socket, are no business of a task."""
+    return name.startswith("MESH_") or name in ("NOTIFY_SOCKET", "CUDA_VISIBLE_DEVICES")
+
+
+def run(control: socket.socket) -> None:
+    """Be a runner in this process until its end."""
+    become_subreaper()
+    sys.stdout, sys.stderr = _stream(1), _stream(2)
+    Runner(control).serve()
+    end_children()
+
+
+def _end_with(lifeline: int) -> None:
+    """In a thread of a spawned runner: meshd holds the other end of this pipe and never writes."""
+    os.read(lifeline, 1)
+    kill_below(os.getpid())
+    os._exit(0)
+
+
+def main(control: int, lifeline: int) -> None:
+    """``python -m mesh.task runner CONTROL LIFELINE``: two inherited descriptors."""
+    for fd in (control, lifeline):
+        os.set_inheritable(fd, False)
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    run(socket.socket(fileno=control))

@@ -1,0 +1,146 @@
+from mesh.v1 import ledger_pb2 as _ledger_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class SubmitRequest(_message.Message):
+    __slots__ = ("job", "tasks")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    job: _ledger_pb2.Job
+    tasks: _containers.RepeatedCompositeFieldContainer[_ledger_pb2.Task]
+    def __init__(self, job: _Optional[_Union[_ledger_pb2.Job, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[_ledger_pb2.Task, _Mapping]]] = ...) -> None: ...
+
+class SubmitReply(_message.Message):
+    __slots__ = ("count", "durable_on")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_ON_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    durable_on: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, count: _Optional[int] = ..., durable_on: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ("job", "results")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    results: bool
+    def __init__(self, job: _Optional[str] = ..., results: _Optional[bool] = ...) -> None: ...
+
+class WatchReply(_message.Message):
+    __slots__ = ("results", "counts", "state", "done")
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[TaskResult]
+    counts: JobCounts
+    state: str
+    done: bool
+    def __init__(self, results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., counts: _Optional[_Union[JobCounts, _Mapping]] = ..., state: _Optional[str] = ..., done: _Optional[bool] = ...) -> None: ...
+
+class TaskResult(_message.Message):
+    __slots__ = ("id", "state", "result", "digest", "code", "message", "detail", "node", "attempt", "metrics")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    state: str
+    result: bytes
+    digest: str
+    code: str
+    message: str
+    detail: str
+    node: str
+    attempt: str
+    metrics: bytes
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[str] = ..., result: _Optional[bytes] = ..., digest: _Optional[str] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., detail: _Optional[str] = ..., node: _Optional[str] = ..., attempt: _Optional[str] = ..., metrics: _Optional[bytes] = ...) -> None: ...
+
+class JobCounts(_message.Message):
+    __slots__ = ("pending", "running", "succeeded", "failed", "cancelled")
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    SUCCEEDED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    pending: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    def __init__(self, pending: _Optional[int] = ..., running: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., cancelled: _Optional[int] = ...) -> None: ...
+
+class Target(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class PauseRequest(_message.Message):
+    __slots__ = ("job", "paused")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    paused: bool
+    def __init__(self, job: _Optional[str] = ..., paused: _Optional[bool] = ...) -> None: ...
+
+class PriorityRequest(_message.Message):
+    __slots__ = ("target", "priority")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    priority: int
+    def __init__(self, target: _Optional[str] = ..., priority: _Optional[int] = ...) -> None: ...
+
+class Done(_message.Message):
+    __slots__ = ("count",)
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    def __init__(self, count: _Optional[int] = ...) -> None: ...
+
+class Nothing(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Document(_message.Message):
+    __slots__ = ("json",)
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    json: bytes
+    def __init__(self, json: _Optional[bytes] = ...) -> None: ...
+
+class TasksRequest(_message.Message):
+    __slots__ = ("job", "state")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    state: str
+    def __init__(self, job: _Optional[str] = ..., state: _Optional[str] = ...) -> None: ...
+
+class LogsRequest(_message.Message):
+    __slots__ = ("target", "attempt", "follow")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    attempt: str
+    follow: bool
+    def __init__(self, target: _Optional[str] = ..., attempt: _Optional[str] = ..., follow: _Optional[bool] = ...) -> None: ...
+
+class LogChunk(_message.Message):
+    __slots__ = ("data", "finished")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    finished: bool
+    def __init__(self, data: _Optional[bytes] = ..., finished: _Optional[bool] = ...) -> None: ...

@@ -1,0 +1,198 @@
+from mesh.v1 import ledger_pb2 as _ledger_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Hello(_message.Message):
+    __slots__ = ("protocols", "mesh_name", "mesh_ids", "mature", "node", "life", "name", "address", "role", "version", "uptime_ms")
+    PROTOCOLS_FIELD_NUMBER: _ClassVar[int]
+    MESH_NAME_FIELD_NUMBER: _ClassVar[int]
+    MESH_IDS_FIELD_NUMBER: _ClassVar[int]
+    MATURE_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    LIFE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
+    protocols: _containers.RepeatedScalarFieldContainer[int]
+    mesh_name: str
+    mesh_ids: _containers.RepeatedScalarFieldContainer[str]
+    mature: bool
+    node: str
+    life: str
+    name: str
+    address: str
+    role: str
+    version: str
+    uptime_ms: int
+    def __init__(self, protocols: _Optional[_Iterable[int]] = ..., mesh_name: _Optional[str] = ..., mesh_ids: _Optional[_Iterable[str]] = ..., mature: _Optional[bool] = ..., node: _Optional[str] = ..., life: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., role: _Optional[str] = ..., version: _Optional[str] = ..., uptime_ms: _Optional[int] = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("code", "reason")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    reason: str
+    def __init__(self, code: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Sighting(_message.Message):
+    __slots__ = ("claim", "address", "leads", "followed")
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    LEADS_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWED_FIELD_NUMBER: _ClassVar[int]
+    claim: _ledger_pb2.Claim
+    address: str
+    leads: int
+    followed: str
+    def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., address: _Optional[str] = ..., leads: _Optional[int] = ..., followed: _Optional[str] = ...) -> None: ...
+
+class PeerAddress(_message.Message):
+    __slots__ = ("node", "address")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    address: str
+    def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ("seq", "echo", "life", "incarnation", "eligible", "why_not", "claim", "leader_heard", "leads", "followed", "suspects", "seen", "peers", "name", "role", "address", "position", "successors")
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    ECHO_FIELD_NUMBER: _ClassVar[int]
+    LIFE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    ELIGIBLE_FIELD_NUMBER: _ClassVar[int]
+    WHY_NOT_FIELD_NUMBER: _ClassVar[int]
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    LEADER_HEARD_FIELD_NUMBER: _ClassVar[int]
+    LEADS_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWED_FIELD_NUMBER: _ClassVar[int]
+    SUSPECTS_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    SUCCESSORS_FIELD_NUMBER: _ClassVar[int]
+    seq: int
+    echo: int
+    life: str
+    incarnation: int
+    eligible: bool
+    why_not: str
+    claim: _ledger_pb2.Claim
+    leader_heard: bool
+    leads: int
+    followed: str
+    suspects: _containers.RepeatedScalarFieldContainer[str]
+    seen: _containers.RepeatedCompositeFieldContainer[Sighting]
+    peers: _containers.RepeatedCompositeFieldContainer[PeerAddress]
+    name: str
+    role: str
+    address: str
+    position: int
+    successors: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, seq: _Optional[int] = ..., echo: _Optional[int] = ..., life: _Optional[str] = ..., incarnation: _Optional[int] = ..., eligible: _Optional[bool] = ..., why_not: _Optional[str] = ..., claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., leader_heard: _Optional[bool] = ..., leads: _Optional[int] = ..., followed: _Optional[str] = ..., suspects: _Optional[_Iterable[str]] = ..., seen: _Optional[_Iterable[_Union[Sighting, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[PeerAddress, _Mapping]]] = ..., name: _Optional[str] = ..., role: _Optional[str] = ..., address: _Optional[str] = ..., position: _Optional[int] = ..., successors: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Verdict(_message.Message):
+    __slots__ = ("stays", "yields", "above", "established")
+    STAYS_FIELD_NUMBER: _ClassVar[int]
+    YIELDS_FIELD_NUMBER: _ClassVar[int]
+    ABOVE_FIELD_NUMBER: _ClassVar[int]
+    ESTABLISHED_FIELD_NUMBER: _ClassVar[int]
+    stays: str
+    yields: str
+    above: int
+    established: bool
+    def __init__(self, stays: _Optional[str] = ..., yields: _Optional[str] = ..., above: _Optional[int] = ..., established: _Optional[bool] = ...) -> None: ...
+
+class YieldRequest(_message.Message):
+    __slots__ = ("claim",)
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    claim: _ledger_pb2.Claim
+    def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ...) -> None: ...
+
+class Yield(_message.Message):
+    __slots__ = ("claim", "reason")
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    claim: _ledger_pb2.Claim
+    reason: str
+    def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Refused(_message.Message):
+    __slots__ = ("highest", "alive")
+    HIGHEST_FIELD_NUMBER: _ClassVar[int]
+    ALIVE_FIELD_NUMBER: _ClassVar[int]
+    highest: _ledger_pb2.Claim
+    alive: bool
+    def __init__(self, highest: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., alive: _Optional[bool] = ...) -> None: ...
+
+class Relayed(_message.Message):
+    __slots__ = ("source", "target", "verdict", "yield_request", "yielded")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    YIELD_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    YIELDED_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    target: str
+    verdict: Verdict
+    yield_request: YieldRequest
+    yielded: Yield
+    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ..., yield_request: _Optional[_Union[YieldRequest, _Mapping]] = ..., yielded: _Optional[_Union[Yield, _Mapping]] = ...) -> None: ...
+
+class Pull(_message.Message):
+    __slots__ = ("session", "journal", "position")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    JOURNAL_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    journal: str
+    position: int
+    def __init__(self, session: _Optional[int] = ..., journal: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
+
+class Pulled(_message.Message):
+    __slots__ = ("session", "journal", "position", "end", "records")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    JOURNAL_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    journal: str
+    position: int
+    end: bool
+    records: bytes
+    def __init__(self, session: _Optional[int] = ..., journal: _Optional[str] = ..., position: _Optional[int] = ..., end: _Optional[bool] = ..., records: _Optional[bytes] = ...) -> None: ...
+
+class PeerFrame(_message.Message):
+    __slots__ = ("hello", "refusal", "heartbeat", "verdict", "yield_request", "yielded", "refused", "relayed", "pull", "pulled")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    YIELD_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    YIELDED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    RELAYED_FIELD_NUMBER: _ClassVar[int]
+    PULL_FIELD_NUMBER: _ClassVar[int]
+    PULLED_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    refusal: Refusal
+    heartbeat: Heartbeat
+    verdict: Verdict
+    yield_request: YieldRequest
+    yielded: Yield
+    refused: Refused
+    relayed: Relayed
+    pull: Pull
+    pulled: Pulled
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ..., yield_request: _Optional[_Union[YieldRequest, _Mapping]] = ..., yielded: _Optional[_Union[Yield, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., relayed: _Optional[_Union[Relayed, _Mapping]] = ..., pull: _Optional[_Union[Pull, _Mapping]] = ..., pulled: _Optional[_Union[Pulled, _Mapping]] = ...) -> None: ...

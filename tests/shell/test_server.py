@@ -1,0 +1,529 @@
+"""The Client service over real gRPC, above a machine that is a script."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from mesh.core import effects as fx
+from mesh.core import events as ev
+from mesh.core.errors import NoLeader, NotFound
+from mesh.core.lattice import Job, Shape, Task
+from mesh.shell.server import PAYLOAD_LIMIT, Server
+from mesh.shell.server_watch import REPLY_RESULTS, STANDING_EVERY, Standing
+from mesh.v1 import client_pb2 as pb
+from mesh.v1.client_pb2_grpc import ClientStub
+from mesh.wire.client import JobCounts, TaskResult, Watched, decode_watched, encode_submit
+
+JOB = Job("j1", "digest", "name")
+
+
+class World:
+    """Mind, Results and Logs in one."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.leads, self.leader = name, True, ""
+        self.asked: list[ev.Event] = []
+        self.answer: Callable[[Any], fx.Answer] = lambda event: fx.Answer(event.call, count=1)
+        self.disk = asyncio.Event()
+        self.disk.set()
+        self.states: dict[str, TaskResult] = {}
+        self.total = 0
+        self.open_ended = False
+        self.reads = 0
+        self.where: dict[str, str] = {}
+        self.documents = 0
+
+    def leading(self) -> bool:
+        return self.leads
+
+    def leader_address(self) -> str:
+        return self.leader
+
+    async def ask(self, event: Callable[[int], ev.Event]) -> fx.Answer:
+        made = event(7)
+        self.asked.append(made)
+        return self.answer(made)
+
+    async def durable(self) -> None:
+        await self.disk.wait()
+
+    def document(self, name: str, *arguments: str) -> Any:
+        self.documents += 1
+        if name == "Job":
+            raise NotFound(f"there is no job {arguments[0]}", "it was never submitted", "see meshctl jobs")
+        if name == "Explain":
+            raise ZeroDivisionError("oops")
+        return {"by": self.name, "name": name, "arguments": arguments}
+
+    def ended(self, job: str) -> list[str]:
+        if job != "j1":
+            raise NotFound(f"there is no job {job}")
+        return list(self.states)
+
+    def result(self, job: str, task: str) -> TaskResult | None:
+        self.reads += 1
+        return self.states.get(task)
+
+    def standing(self, job: str) -> Standing:
+        done = len(self.states)
+        counts = JobCounts(pending=self.total - done, succeeded=done)
+        return Standing(counts, "succeeded" if done == self.total else "running", done == self.total, self.open_ended)
+
+    def place(self, target: str, attempt: str) -> tuple[str, str]:
+        if target not in self.where:
+            raise NotFound(f"there is no task {target}")
+        return self.where[target], attempt or "newest"
+
+    async def read(self, target: str, attempt: str, follow: bool) -> AsyncIterator[bytes]:
+        for part in (self.name, target, attempt, str(follow)):
+            yield part.encode()
+
+
+class Node:
+    def __init__(self, name: str) -> None:
+        self.world = World(name)
+        self.service = Server(self.world, self.world, self.world)
+
+    async def start(self) -> Node:
+        self.server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
+        self.server.add_generic_rpc_handlers((self.service.handlers(),))
+        self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+        await self.server.start()
+        self.channel = grpc.aio.insecure_channel(self.address)
+        self.stub = ClientStub(self.channel)
+        return self
+
+    async def close(self) -> None:
+        await self.channel.close()
+        await self.service.close()
+        await self.server.stop(None)
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Callable[[str], Any]]:
+    nodes: list[Node] = []
+
+    async def start(name: str) -> Node:
+        nodes.append(await Node(name).start())
+        return nodes[-1]
+
+    yield start
+    for node in nodes:
+        await node.close()
+
+
+@pytest.fixture
+async def node(make: Callable[[str], Any]) -> Node:
+    found: Node = await make("a")
+    return found
+
+
+@pytest.fixture
+async def pair(make: Callable[[str], Any]) -> tuple[Node, Node]:
+    """A follower and its leader."""
+    follower, leader = await make("follower"), await make("leader")
+    follower.world.leads, follower.world.leader = False, leader.address
+    return follower, leader
+
+
+async def end_of(call: Any) -> None:
+    if not hasattr(call, "read"):
+        await call
+        return
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+async def failure(call: Any) -> tuple[str, grpc.StatusCode, str]:
+    """The class named, the status and the text."""
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await end_of(call)
+    error = raised.value
+    names = [value for key, value in error.trailing_metadata() or () if key == "mesh-error"]
+    return (names[0] if names else ""), error.code(), error.details() or ""
+
+
+def submission(size: int = 3) -> pb.SubmitRequest:
+    return encode_submit(JOB, [Task("t1", "j1", 0, "d", Shape(), b"x" * size)])
+
+
+def result(name: str, size: int = 1) -> TaskResult:
+    return TaskResult(name, "succeeded", b"r" * size, "digest", detail="trace", node="50-A")
+
+
+class Watch:
+    """A watch, and all that it told."""
+
+    def __init__(self, node: Node, results: bool = True) -> None:
+        self.call = node.stub.Watch(pb.WatchRequest(job="j1", results=results))
+        self.told: list[Watched] = []
+
+    async def next(self) -> Watched:
+        async with asyncio.timeout(5):
+            reply = await self.call.read()
+        assert reply is not grpc.aio.EOF, "the stream ended"
+        self.told.append(decode_watched(reply))
+        return self.told[-1]
+
+    async def until(self, true: Callable[[Watched], bool]) -> Watched:
+        while not true(await self.next()):
+            pass
+        return self.told[-1]
+
+    @property
+    def ids(self) -> list[str]:
+        return [result.id for reply in self.told for result in reply.results]
+
+
+async def test_submission_is_stepped_and_answered(node: Node) -> None:
+    node.world.answer = lambda event: fx.Answer(event.call, count=1, durable_on=("50-A", "50-B"))
+    reply = await node.stub.Submit(submission())
+    assert (reply.count, list(reply.durable_on)) == (1, ["50-A", "50-B"])
+    assert node.world.asked == [ev.Submitted(7, JOB, (Task("t1", "j1", 0, "d", Shape(), b"xxx"),))]
+
+
+async def test_refusal_of_the_machine_reaches_the_caller_by_name(node: Node) -> None:
+    node.world.answer = lambda event: fx.Answer(
+        event.call, "Conflict", "job j1 exists; with other tasks; use another id"
+    )
+    assert await failure(node.stub.Submit(submission())) == (
+        "Conflict",
+        grpc.StatusCode.ALREADY_EXISTS,
+        "job j1 exists; with other tasks; use another id",
+    )
+
+
+async def test_too_large_a_task_is_refused(node: Node) -> None:
+    name, code, text = await failure(node.stub.Submit(submission(PAYLOAD_LIMIT + 1)))
+    assert (name, code) == ("QuotaExceeded", grpc.StatusCode.RESOURCE_EXHAUSTED)
+    assert "task t1 is too large" in text
+    assert node.world.asked == []
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "event"),
+    [
+        ("Cancel", pb.Target(id="t1"), ev.CancelAsked(7, "t1")),
+        ("Pause", pb.PauseRequest(job="j1", paused=True), ev.PauseAsked(7, "j1", True)),
+        ("Retry", pb.Target(id="j1"), ev.RetryAsked(7, "j1")),
+        ("Priority", pb.PriorityRequest(target="t1", priority=9), ev.PriorityAsked(7, "t1", 9)),
+    ],
+)
+async def test_control_calls_are_events(node: Node, method: str, request_: Any, event: ev.Event) -> None:
+    node.world.answer = lambda event: fx.Answer(event.call, count=3)
+    assert (await getattr(node.stub, method)(request_)).count == 3
+    assert node.world.asked == [event]
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "arguments"),
+    [
+        ("Peers", pb.Nothing(), []),
+        ("Jobs", pb.Nothing(), []),
+        ("Tasks", pb.TasksRequest(job="j1", state="failed"), ["j1", "failed"]),
+        ("Task", pb.Target(id="t1"), ["t1"]),
+        ("Status", pb.Nothing(), []),
+    ],
+)
+async def test_questions_are_answered_by_documents(
+    node: Node, method: str, request_: Any, arguments: list[str]
+) -> None:
+    reply = await getattr(node.stub, method)(request_)
+    assert json.loads(reply.json) == {"by": "a", "name": method, "arguments": arguments}
+
+
+async def test_nothing_is_shown_before_it_is_on_disk(node: Node) -> None:
+    node.world.disk.clear()
+    call = asyncio.ensure_future(node.stub.Jobs(pb.Nothing()))
+    assert json.loads((await node.stub.Status(pb.Nothing())).json)["by"] == "a"  # which waits for no disk
+    while node.world.documents < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert not call.done()
+    node.world.disk.set()
+    assert json.loads((await call).json)["name"] == "Jobs"
+
+
+async def test_error_of_a_question_reads_what_why_what_to_do(node: Node) -> None:
+    assert await failure(node.stub.Job(pb.Target(id="j9"))) == (
+        "NotFound",
+        grpc.StatusCode.NOT_FOUND,
+        "there is no job j9; it was never submitted; see meshctl jobs",
+    )
+
+
+async def test_defect_is_logged_and_named(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    name, code, text = await failure(node.stub.Explain(pb.Target(id="t1")))
+    assert (name, code) == ("MeshError", grpc.StatusCode.INTERNAL)
+    assert "ZeroDivisionError" in text
+    assert "Traceback" in caplog.text
+
+
+async def test_unreadable_request_is_invalid(node: Node) -> None:
+    for method in ("Submit", "Tasks"):
+        name, code, _ = await failure(node.channel.unary_unary(f"/mesh.v1.Client/{method}")(b"\xff\xff\xff"))
+        assert (name, code) == ("InvalidSpec", grpc.StatusCode.INVALID_ARGUMENT)
+
+
+# Forwarding.
+
+
+async def test_follower_passes_calls_on(pair: tuple[Node, Node]) -> None:
+    follower, leader = pair
+    assert json.loads((await follower.stub.Jobs(pb.Nothing())).json)["by"] == "leader"
+    assert (await follower.stub.Submit(submission())).count == 1
+    assert len(leader.world.asked) == 1
+    assert follower.world.asked == []
+
+
+async def test_status_is_each_nodes_own(pair: tuple[Node, Node]) -> None:
+    assert json.loads((await pair[0].stub.Status(pb.Nothing())).json)["by"] == "follower"
+
+
+async def test_leaders_error_passes_unchanged(pair: tuple[Node, Node]) -> None:
+    name, code, text = await failure(pair[0].stub.Job(pb.Target(id="j9")))
+    assert (name, code) == ("NotFound", grpc.StatusCode.NOT_FOUND)
+    assert text.startswith("there is no job j9")
+
+
+async def test_without_a_leader_try_again(pair: tuple[Node, Node]) -> None:
+    follower, _ = pair
+    follower.world.leader = ""
+    assert (await failure(follower.stub.Jobs(pb.Nothing())))[:2] == ("NoLeader", grpc.StatusCode.UNAVAILABLE)
+    assert (await failure(follower.stub.Watch(pb.WatchRequest(job="j1"))))[0] == "NoLeader"
+    assert json.loads((await follower.stub.Peers(pb.Nothing())).json)["by"] == "follower"
+
+
+async def test_dead_leader_is_no_leader(pair: tuple[Node, Node]) -> None:
+    follower, leader = pair
+    await leader.server.stop(None)
+    name, code, text = await failure(follower.stub.Jobs(pb.Nothing()))
+    assert (name, code) == ("NoLeader", grpc.StatusCode.UNAVAILABLE)
+    assert "does not answer" in text
+
+
+async def test_two_that_name_each_other_do_not_pass_a_call_around(pair: tuple[Node, Node]) -> None:
+    follower, leader = pair
+    leader.world.leads, leader.world.leader = False, follower.address
+    for call in (follower.stub.Jobs(pb.Nothing()), follower.stub.Watch(pb.WatchRequest(job="j1"))):
+        name, _, text = await failure(call)
+        assert name == "NoLeader"
+        assert "changing its leader" in text
+
+
+async def test_follower_passes_a_watch_on(pair: tuple[Node, Node]) -> None:
+    follower, leader = pair
+    leader.world.total = 1
+    watch = Watch(follower)
+    assert (await watch.next()).counts.pending == 1
+    leader.world.states["t1"] = result("t1")
+    leader.service.tasks_changed(("t1",))
+    assert (await watch.until(lambda reply: reply.done)).state == "succeeded"
+    assert watch.ids == ["t1"]
+    assert await watch.call.read() is grpc.aio.EOF
+
+
+async def test_new_leader_is_asked_after_a_change(pair: tuple[Node, Node], make: Callable[[str], Any]) -> None:
+    follower, _ = pair
+    await follower.stub.Jobs(pb.Nothing())
+    other = await make("other")
+    follower.world.leader = other.address
+    follower.service.leader_changed(other.address)
+    assert json.loads((await follower.stub.Jobs(pb.Nothing())).json)["by"] == "other"
+    assert list(follower.service._channels) == [other.address]
+
+
+# Watching.
+
+
+async def test_watch_tells_what_ended_before_it_and_after(node: Node) -> None:
+    world = node.world
+    world.total = 3
+    world.states = {"t1": result("t1")}
+    watch = Watch(node)
+    await watch.until(lambda reply: reply.counts.succeeded == 1)
+    world.states["t2"] = result("t2")
+    node.service.tasks_changed(("t2", "of another job"))
+    await watch.until(lambda reply: bool(reply.results))
+    assert watch.told[-1].results == (result("t2"),)
+    world.states["t3"] = result("t3")
+    node.service.tasks_changed(("t3",))
+    last = await watch.until(lambda reply: reply.done)
+    assert (last.counts, last.state) == (JobCounts(succeeded=3), "succeeded")
+    assert watch.ids == ["t1", "t2", "t3"]
+    assert await watch.call.read() is grpc.aio.EOF
+    assert not node.service._watchers
+
+
+async def test_many_results_come_in_slices(node: Node) -> None:
+    node.world.states = {f"t{n}": result(f"t{n}") for n in range(2 * REPLY_RESULTS + 1)}
+    node.world.total = len(node.world.states)
+    watch = Watch(node)
+    await watch.until(lambda reply: reply.done)
+    assert [len(reply.results) for reply in watch.told] == [REPLY_RESULTS, REPLY_RESULTS, 1, 0]
+
+
+async def test_large_results_come_in_slices(node: Node) -> None:
+    node.world.states = {f"t{n}": result(f"t{n}", 400_000) for n in range(4)}
+    node.world.total = 4
+    watch = Watch(node)
+    await watch.until(lambda reply: reply.done)
+    assert [len(reply.results) for reply in watch.told] == [3, 1, 0]
+
+
+async def test_watch_without_results_tells_states(node: Node) -> None:
+    node.world.states, node.world.total = {"t1": result("t1")}, 1
+    watch = Watch(node, results=False)
+    await watch.until(lambda reply: reply.done)
+    assert watch.told[0].results == (TaskResult("t1", "succeeded"),)
+
+
+async def test_watch_of_what_ended_waits_for_the_disk(node: Node) -> None:
+    node.world.states, node.world.total = {"t1": result("t1")}, 1
+    node.world.disk.clear()
+    watch = Watch(node)
+    reading = asyncio.ensure_future(watch.next())
+    await node.stub.Status(pb.Nothing())
+    await node.stub.Status(pb.Nothing())
+    assert not reading.done()
+    assert node.world.reads == 0
+    node.world.disk.set()
+    assert (await reading).results == (result("t1"),)
+
+
+async def test_results_do_not_wait_for_the_counts(node: Node) -> None:
+    node.world.total = 3
+    watch = Watch(node)
+    await watch.next()
+    node.world.disk.clear()  # something else is on its way to the disk
+    node.world.states["t1"] = result("t1")
+    node.service.tasks_changed(("t1",))
+    reply = await watch.next()
+    assert (reply.results, reply.counts.succeeded) == ((result("t1"),), 0)
+    reading = asyncio.ensure_future(watch.next())
+    await asyncio.wait({reading}, timeout=3 * STANDING_EVERY)
+    assert not reading.done()
+    node.world.disk.set()
+    assert (await reading).counts.succeeded == 1
+
+
+async def test_what_ends_while_the_end_waits_for_the_disk_is_told_before_it(node: Node) -> None:
+    world = node.world
+    world.total = 2
+    watch = Watch(node)
+    await watch.next()
+    world.disk.clear()
+    world.states = {"t1": result("t1"), "t2": result("t2")}
+    node.service.tasks_changed(("t1",))
+    await watch.until(lambda reply: bool(reply.results))
+    await node.stub.Status(pb.Nothing())
+    node.service.tasks_changed(("t2",))
+    world.disk.set()
+    await watch.until(lambda reply: reply.done)
+    assert watch.ids == ["t1", "t2"]
+
+
+async def test_open_ended_job_is_watched_on(node: Node) -> None:
+    world = node.world
+    world.states, world.total, world.open_ended = {"t1": result("t1")}, 1, True
+    watch = Watch(node)
+    await watch.until(lambda reply: reply.state == "succeeded" and not reply.results)
+    assert not watch.told[-1].done
+    world.states["t2"], world.total = result("t2"), 2
+    node.service.tasks_changed(("t2",))
+    await watch.until(lambda reply: bool(reply.results))
+    assert watch.ids == ["t1", "t2"]
+
+
+async def test_ids_wait_for_a_slow_watcher_and_results_do_not(node: Node) -> None:
+    world = node.world
+    world.total = 400
+    watch = Watch(node)
+    await watch.next()
+    for number in range(400):  # 40 MB: far beyond what gRPC takes before somebody reads
+        world.states[f"t{number}"] = result(f"t{number}", 100_000)
+        node.service.tasks_changed((f"t{number}",))
+        await asyncio.sleep(0)
+    for _ in range(20):
+        await node.stub.Status(pb.Nothing())
+    assert world.reads < 200
+    await watch.until(lambda reply: reply.done)
+    assert len(watch.ids) == 400
+
+
+async def test_watch_ends_with_the_leadership(node: Node) -> None:
+    node.world.total = 1
+    watch = Watch(node)
+    await watch.next()
+    node.world.leads = False
+    node.service.leader_changed("127.0.0.1:1")
+    name, code, _ = await failure(watch.call)
+    assert (name, code) == ("NoLeader", grpc.StatusCode.UNAVAILABLE)
+
+
+async def test_unknown_job_cannot_be_watched(node: Node) -> None:
+    assert (await failure(node.stub.Watch(pb.WatchRequest(job="j9"))))[0] == "NotFound"
+    assert not node.service._watchers
+
+
+async def test_watcher_that_leaves_is_forgotten(node: Node) -> None:
+    node.world.total = 1
+    watch = Watch(node)
+    await watch.next()
+    watch.call.cancel()
+    async with asyncio.timeout(5):
+        while node.service._watchers:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+# Logs.
+
+
+async def chunks(call: Any) -> list[bytes]:
+    found = [chunk async for chunk in call]
+    assert found[-1].finished
+    return [chunk.data for chunk in found[:-1]]
+
+
+async def test_logs_of_this_node_are_read_here(node: Node) -> None:
+    node.world.where = {"t1": ""}
+    assert await chunks(node.stub.Logs(pb.LogsRequest(target="t1", follow=True))) == [b"a", b"t1", b"newest", b"True"]
+
+
+async def test_logs_are_found_by_the_leader_on_a_third_node(
+    pair: tuple[Node, Node], make: Callable[[str], Any]
+) -> None:
+    follower, leader = pair
+    third = await make("third")
+    leader.world.where = {"t1": third.address}
+    third.world.leads, third.world.where = False, {"t1": ""}
+    call = follower.stub.Logs(pb.LogsRequest(target="t1"))
+    assert await chunks(call) == [b"third", b"t1", b"newest", b"False"]
+
+
+async def test_logs_of_what_nobody_knows(pair: tuple[Node, Node]) -> None:
+    assert (await failure(pair[0].stub.Logs(pb.LogsRequest(target="t9"))))[0] == "NotFound"
+
+
+async def test_logs_that_each_node_says_another_has_end(pair: tuple[Node, Node]) -> None:
+    follower, leader = pair
+    follower.world.where, leader.world.where = {"t1": leader.address}, {"t1": follower.address}
+    assert (await failure(follower.stub.Logs(pb.LogsRequest(target="t1"))))[0] == "NoLeader"
+
+
+async def test_stopping_node_says_so(node: Node) -> None:
+    async def stopping(event: Any) -> fx.Answer:
+        raise NoLeader("this node is stopping", "", "ask another node")
+
+    node.world.ask = stopping  # type: ignore[method-assign]
+    assert await failure(node.stub.Submit(submission())) == (
+        "NoLeader",
+        grpc.StatusCode.UNAVAILABLE,
+        "this node is stopping; ask another node",
+    )
