@@ -208,7 +208,7 @@ class Channel:
                 try:
                     while (reply := await self._next(call)) is not grpc.aio.EOF:  # type: ignore[attr-defined]
                         self._reached = True
-                        pass
+                        attempts.heard()
                         yield reply
                     return
                 finally:

@@ -178,8 +178,7 @@ class Feed:
 
     def _recall(self, future: TaskFuture[Any]) -> None:
         self._pending.pop(future.task_id, None)
-        if future.acknowledged and not future.recalled and not self._closed:
-            future.recalled = True
+        if future.acknowledged and not self._closed:  # may come twice, which is harmless
             self._start(self._cancel(future.task_id))
 
     async def _cancel(self, task_id: str) -> None:

@@ -39,8 +39,7 @@ class TaskFuture(concurrent.futures.Future[T], Generic[T]):
     def __init__(self, task_id: str, loop_thread: int, on_cancel: Callable[[TaskFuture[Any]], None]) -> None:
         super().__init__()
         self.task_id = task_id
-        self.acknowledged = False  # the mesh has it, durably; set by the feed, as is the next
-        self.recalled = False  # the mesh was told that it is cancelled
+        self.acknowledged = False  # the mesh has it, durably; set by the feed
         self._loop_thread = loop_thread
         self._on_cancel = on_cancel
         self._value: Any = _UNREAD

@@ -82,7 +82,7 @@ class Answer(NamedTuple):
     call: int
     error: str = ""
     message: str = ""
-    count: int = 0
+    count: int = 0  # type: ignore[assignment]  # tuple.count is not used of effects
     durable_on: tuple[NodeId, ...] = ()
 
 

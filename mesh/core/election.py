@@ -53,7 +53,7 @@ class Election:
         self.urgent = False  # something changed that others should hear now, not at the next heartbeat
         self._pending: Claim | None = None  # made, not yet synced
 
-    # -- what others ask -----------------------------------------------------------------------------------------
+    # -- what others ask --------------------------------------------------------------------------------------------
 
     @property
     def leading(self) -> bool:
@@ -97,7 +97,7 @@ class Election:
                 found.append(Sighting(claim, peer.address, peer.heartbeat.leads, peer.heartbeat.followed))
         return tuple(found)
 
-    # -- starting ------------------------------------------------------------------------------------------------
+    # -- starting ---------------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> None:
         if not self.why_not_eligible():
@@ -110,7 +110,7 @@ class Election:
             self.since = now
             self.urgent = True
 
-    # -- events --------------------------------------------------------------------------------------------------
+    # -- events -----------------------------------------------------------------------------------------------------
 
     def on_heartbeat(self, peer: Peer, beat: Heartbeat, now: float) -> None:
         self._heard_term(beat.claim.term)
@@ -191,7 +191,7 @@ class Election:
         else:
             self.out.send(relayed.target, relayed)
 
-    # -- leaving the leadership ------------------------------------------------------------------------------------
+    # -- leaving the leadership -------------------------------------------------------------------------------------
 
     def yield_to(self, node: NodeId, reason: str, now: float) -> None:
         """Stop granting, flush, hand over. Who asked must claim within ``yield_timeout``."""
@@ -201,7 +201,7 @@ class Election:
         self.out.when_durable(lambda: self.out.send(node, handed))
 
     def abdicate(self, reason: str, now: float) -> None:
-        """This node can or should not lead any more (drain, slow disk): the next in line takes over, if any is alive."""
+        """Lead no more (drain, slow disk): the next in line takes over, if any is alive."""
         if self.role != LEADING:
             return
         heirs = self.successors(now)
@@ -216,7 +216,7 @@ class Election:
         eligible = [p.node for p in self.members.living(now) if p.heartbeat and p.heartbeat.eligible]
         return eligible[: self.params.successors]
 
-    # -- time ------------------------------------------------------------------------------------------------------
+    # -- time -------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         if self.role == LEADING:
@@ -294,7 +294,7 @@ class Election:
         self.asked_at = now
         self.out.send(leader, YieldRequest(self.claim))
 
-    # -- transitions -----------------------------------------------------------------------------------------------
+    # -- transitions ------------------------------------------------------------------------------------------------
 
     def _meet(self, other: NodeId, claim: Claim, leads: int, followed: NodeId, relay: NodeId, now: float) -> None:
         if claim.established and not self.claim.established:

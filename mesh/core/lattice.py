@@ -70,7 +70,7 @@ class Job(NamedTuple):
 class Task(NamedTuple):
     id: TaskId
     job: JobId
-    index: int
+    index: int  # type: ignore[assignment]  # tuple.index is not used of records
     digest: str
     shape: Shape
     payload: bytes  # mesh.core.work.Work, encoded; opaque here

@@ -7,7 +7,8 @@ on the joined records alone; ``check`` recomputes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from mesh.core.ids import NO_CLAIM, AttemptId, Claim, JobId, NodeId, TaskId
 from mesh.core.lattice import (
@@ -130,8 +131,12 @@ class Ledger:
         if state.spec is not None:
             if task <= state.spec:
                 return False
-            state.spec = task
-            return True
+            if task.job == state.spec.job:
+                state.spec = task
+                return True
+            other = self.jobs[state.spec.job]  # the same id in two jobs: one of them has it, everywhere the same one
+            other.tasks.remove(task.id)
+            other.counts[state.state] -= 1
         state.spec = task
         job = self._job(task.job)
         job.tasks.append(task.id)
@@ -282,7 +287,7 @@ class Ledger:
                 assert counts == job.counts, f"job {name} counts {job.counts}, its tasks say {counts}"
 
 
-_JOINS = {
+_JOINS: dict[type, Callable[[Ledger, Any], bool]] = {
     Job: Ledger._join_job,
     Task: Ledger._join_task,
     Attempt: Ledger._join_attempt,

@@ -79,7 +79,7 @@ class Machine:
         self._whole = 0
         self._boot = True
 
-    # -- the three calls ---------------------------------------------------------------------------------------------
+    # -- the three calls --------------------------------------------------------------------------------------------
 
     def step(self, event: Event, now: float) -> list[Effect]:
         """Take one event at monotonic time ``now`` (seconds, never decreasing) and say what is to be done."""
@@ -116,7 +116,7 @@ class Machine:
         self.worker.check()
         self.leader.check(whole=whole)
 
-    # -- what the shell reads ------------------------------------------------------------------------------------------
+    # -- what the shell reads ---------------------------------------------------------------------------------------
 
     def hello(self, now: float) -> Hello:
         return identity.hello(self.me, self.ledger, now - self.started)
@@ -132,7 +132,7 @@ class Machine:
         peer = self.members.peers.get(self.election.announced().leader)
         return "" if peer is None else peer.address
 
-    # -- events --------------------------------------------------------------------------------------------------------
+    # -- events -----------------------------------------------------------------------------------------------------
 
     def _begin(self, now: float) -> None:
         if not self.ledger.meshes:
@@ -277,7 +277,7 @@ class Machine:
         self.worker.on_drain(now)
         self.election.abdicate("draining", now)
 
-    # -- after each event --------------------------------------------------------------------------------------------
+    # -- after each event -------------------------------------------------------------------------------------------
 
     def _settle(self, now: float) -> None:
         """Let every part react until nothing is left to say to ourselves."""
@@ -348,7 +348,7 @@ class Machine:
             self._drained = True
             self.out.do(Drained())
 
-    # -- heartbeats --------------------------------------------------------------------------------------------------
+    # -- heartbeats -------------------------------------------------------------------------------------------------
 
     def _wanted(self, now: float) -> set[NodeId] | None:
         """Whom to dial: everyone, unless we follow a leader that we hear."""

@@ -67,7 +67,7 @@ class Members:
         self.book = 0  # counts changes of addresses
         self._slack = 0.0  # our own recent lateness, added to every window
 
-    # -- addresses and links ------------------------------------------------------------------------------------
+    # -- addresses and links ----------------------------------------------------------------------------------------
 
     def on_address(self, address: str, node: NodeId) -> None:
         if not address or address == self.address or node == self.node:
@@ -166,7 +166,7 @@ class Members:
         peer.suspected = False
         peer.told = -1
 
-    # -- heartbeats -----------------------------------------------------------------------------------------------
+    # -- heartbeats -------------------------------------------------------------------------------------------------
 
     def on_heartbeat(self, peer: Peer, beat: Heartbeat, now: float) -> bool:
         """False for one that is older than what is known, or of another life."""

@@ -56,7 +56,8 @@ class Session:
     def send(self, claim: Claim, params: Params, out: Outbox, now: float) -> None:
         """What was decided in this step; and again what was not applied in time."""
         while self._grants or self._recalls:
-            part, size = [], 0
+            part: list[Grant] = []
+            size = 0
             for grant, need in self._grants:
                 if size > ORDER_BYTES or len(part) >= params.slice_records:
                     break

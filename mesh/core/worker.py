@@ -15,8 +15,9 @@ from collections.abc import Iterable
 from mesh.core.effects import Assignment, BeginAttempts, StopAttempts
 from mesh.core.identity import Me
 from mesh.core.ids import NO_CLAIM, AttemptId, Claim, NodeId
-from mesh.core.lattice import NO_OUTCOME, OFFERED, RELEASED, RUNNING, SUCCEEDED, Attempt, Outcome, Resources
+from mesh.core.lattice import OFFERED, RELEASED, RUNNING, SUCCEEDED, Attempt, Outcome, Resources
 from mesh.core.messages import Bid, Grant, Offer, Orders, Refused, Report
+from mesh.core.needs import WHOLE, shares_of
 from mesh.core.outbox import Outbox
 from mesh.core.params import Params
 
@@ -37,6 +38,13 @@ class Held:
             self.resources = grant.task.shape.alternatives[grant.alternative]
         self.slot: int | None = None
         self.stopping = False
+
+
+def _devices(held: Held) -> list[tuple[str, int]]:
+    """The cards it was granted, and the thousandths of each."""
+    if held.grant is None or not held.grant.devices:
+        return []
+    return list(zip(held.grant.devices, shares_of(held.resources), strict=True))
 
 
 class Worker:
@@ -61,7 +69,7 @@ class Worker:
         self._bid_due = False
         self._soft_at: float | None = None  # when what is not urgent is reported
 
-    # -- what happens ------------------------------------------------------------------------------------------------
+    # -- what happens -----------------------------------------------------------------------------------------------
 
     def restore(self, attempts: Iterable[Attempt]) -> None:
         """Ended attempts of former lives that no leader is known to have."""
@@ -149,7 +157,7 @@ class Worker:
     def unreported(self) -> int:
         return len(self._unacknowledged) + len(self._unknown)
 
-    # -- orders ------------------------------------------------------------------------------------------------------
+    # -- orders -----------------------------------------------------------------------------------------------------
 
     def _take(self, grant: Grant) -> None:
         if grant.attempt in self.held:
@@ -216,11 +224,27 @@ class Worker:
         return names
 
     def _fits(self, held: Held) -> bool:
-        assert self.offer is not None
-        running = [self.held[names[0]].resources for names in self.busy.values()]
-        return sum(r.millicpus for r in running) + held.resources.millicpus <= self.offer.millicpus or not running
+        """Whether it can begin beside what runs. Alone anything granted can: the leader checked the totals."""
+        if self.offer is None or not self.busy:
+            return self.offer is not None
+        running = [self.held[names[0]] for names in self.busy.values()]
+        if sum(h.resources.millicpus for h in running) + held.resources.millicpus > self.offer.millicpus:
+            return False
+        if sum(h.resources.memory for h in running) + held.resources.memory > self.offer.memory:
+            return False
+        free = self._shares(running)
+        return all(free.get(device, 0) >= share for device, share in _devices(held))
 
-    # -- results -----------------------------------------------------------------------------------------------------
+    def _shares(self, running: list[Held]) -> dict[str, int]:
+        """Free thousandths of each card."""
+        free = {device.id: WHOLE for device in self.offer.devices} if self.offer is not None else {}
+        for held in running:
+            for device, share in _devices(held):
+                if device in free:
+                    free[device] -= share
+        return free
+
+    # -- results ----------------------------------------------------------------------------------------------------
 
     def _end(self, held: Held, phase: int, outcome: Outcome, now: float) -> None:
         attempt = held.attempt._replace(ended=True, phase=phase, outcome=outcome)
@@ -245,7 +269,7 @@ class Worker:
         known = self._speeds.get(kind)
         self._speeds[kind] = float(micros) if known is None else known + (micros - known) / 4
 
-    # -- reporting ---------------------------------------------------------------------------------------------------
+    # -- reporting --------------------------------------------------------------------------------------------------
 
     def _soon(self, now: float) -> None:
         if self._soft_at is None:
@@ -321,11 +345,7 @@ class Worker:
             return None
         offer = self.offer if not self.draining else self.offer._replace(unwilling="draining")
         running = [self.held[names[0]] for names in self.busy.values()]
-        shares = {device.id: 1000 for device in offer.devices}
-        for held in running:
-            for device in held.grant.devices if held.grant else ():
-                if device in shares:
-                    shares[device] -= min(1000, held.resources.milligpus)
+        shares = self._shares(running)
         speeds = []
         for kind, micros in self._speeds.items():
             sent = self._sent_speeds.get(kind)
@@ -349,7 +369,8 @@ class Worker:
         queued = set(self.queue)
         assert len(queued) == len(self.queue), "an attempt is queued twice"
         for name in queued:
-            assert self.held[name].slot is None and not self.held[name].attempt.ended, f"{name} is queued and not"
+            assert self.held[name].slot is None, f"{name} is queued and runs"
+            assert not self.held[name].attempt.ended, f"{name} is queued and ended"
         for slot, names in self.busy.items():
             for name in names:
                 assert self.held[name].slot == slot, f"{name} runs in slot {slot} and does not know"

@@ -99,13 +99,13 @@ class Daemon:
             )
         except ValueError as error:
             raise Refused(2, str(error)) from error
+        except OSError as error:
+            raise Refused(73, f"cannot prepare {state.path}", str(error), "is it writable, with space left?") from error
         answers = Answers(self._driver, self._clock, self._links, runners, self._book)
         server = self._server = Server(answers, answers, answers)
         port = self._bind(server)
         address = join_address(dialable(config.host), port)
-        me = Me(
-            node, state.life, config.name, config.role, address, config.mesh, str(ULID()), __version__
-        )  # fmt: skip
+        me = Me(node, state.life, config.name, config.role, address, config.mesh, str(ULID()), __version__)
         try:
             machine = self._machine = Machine(me, params.lan(), journal.records(), self._clock.now())
         except JournalError as error:

@@ -105,6 +105,8 @@ class Links:
             mask = os.umask(0o177)  # a socket that was open to others for an instant was open
             try:
                 server.add_insecure_port(f"unix:{socket_path}")
+            except RuntimeError as error:
+                raise OSError(errno.EIO, f"the Unix socket {socket_path} cannot be made") from error
             finally:
                 os.umask(mask)
         self._server = server

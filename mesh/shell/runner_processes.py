@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +24,7 @@ import psutil
 
 import mesh
 from mesh.task.frames import READ_BYTES, FrameReader
-from mesh.task.processes import LINUX, descendants, kill_tree, send_signal
+from mesh.task.processes import LINUX, kill_tree, send_signal
 
 KILL_AFTER = 2.0  # a process that was asked to go is given this long
 _MESSAGE_BYTES = 1 << 16
@@ -47,28 +48,32 @@ class Channel:
         self._socket = connection
         self._on_frames = on_frames
         self._frames = FrameReader()
-        self._unsent = b""
+        self._unsent: deque[memoryview] = deque()
         connection.setblocking(False)
         self._loop.add_reader(connection, self._read)
 
     def send(self, data: bytes) -> None:
-        if self._unsent:
-            self._unsent += data
-            return
-        try:
-            sent = self._socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        except (BrokenPipeError, ConnectionResetError):
-            return  # it died: whoever started it hears so
-        if sent < len(data):
-            self._unsent = data[sent:]
-            self._loop.add_writer(self._socket, self._write)
+        waits = bool(self._unsent)
+        self._unsent.append(memoryview(data))
+        if not waits:
+            self._write()
+            if self._unsent:
+                self._loop.add_writer(self._socket, self._write)
 
     def _write(self) -> None:
-        data, self._unsent = self._unsent, b""
+        try:
+            while self._unsent:
+                data = self._unsent[0]
+                sent = self._socket.send(data)
+                if sent < len(data):
+                    self._unsent[0] = data[sent:]
+                    return
+                self._unsent.popleft()
+        except BlockingIOError:
+            return
+        except (BrokenPipeError, ConnectionResetError):
+            self._unsent.clear()  # it died: whoever started it hears so
         self._loop.remove_writer(self._socket)
-        self.send(data)
 
     def _read(self) -> bool:
         try:
@@ -296,22 +301,3 @@ def kill_marked(marker: str) -> None:
             continue  # gone, or another user's: then none of ours
         if wanted in environment.split(b"\0") and process.pid != os.getpid():
             send_signal([process.pid], signal.SIGKILL)
-
-
-def memory_of(pid: int, with_root: bool, limit: int) -> int:
-    """Bytes that the tree below ``pid`` uses, shared pages counted in proportion where that matters.
-
-    The resident sizes cost microseconds; proportional ones walk page tables (20 ms for 10 GB), so they are asked for
-    only where the resident sizes, which count shared pages for each process, exceed ``limit``.
-    """
-    resident = proportional = 0
-    for one in [*([pid] if with_root else []), *descendants(pid)]:
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            resident += psutil.Process(one).memory_info().rss
-    if resident <= limit:
-        return resident
-    for one in [*([pid] if with_root else []), *descendants(pid)]:
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
-            full = psutil.Process(one).memory_full_info()
-            proportional += getattr(full, "pss", full.uss)
-    return proportional

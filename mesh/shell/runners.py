@@ -29,6 +29,7 @@ from mesh.core.ids import AttemptId
 from mesh.core.lattice import FAILED, RELEASED, Outcome
 from mesh.core.work import Work
 from mesh.shell.runner_events import Teller
+from mesh.shell.runner_limits import Limits
 from mesh.shell.runner_processes import (
     KILL_AFTER,
     Channel,
@@ -36,16 +37,16 @@ from mesh.shell.runner_processes import (
     SpawnLauncher,
     ZygoteLauncher,
     kill_marked,
-    memory_of,
 )
 from mesh.shell.runner_slots import Live, RunnerProcess, Slot, begin_frame, crash_words, dumps, stop_frame
 from mesh.shell.runner_tasks import TaskServer
 from mesh.task.frames import encode
-from mesh.task.logs import CAP_BYTES, LogReader, trim
+from mesh.task.logs import LogReader
 from mesh.task.places import Place, attempt_folder, empty, short_directory
 from mesh.task.processes import LINUX, exit_words, send_signal
 
 SIGTERM, SIGKILL = 15, 9
+_CLOSING = ("drained", "meshd is stopping")
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class Runners:
         self._slots: dict[int, Slot] = {}
         self._by_runner: dict[str, Slot] = {}
         self._live: dict[AttemptId, Live] = {}
-        self._short = short_directory(options.state_dir)
+        self._state = options.state_dir.absolute()
+        self._short = short_directory(self._state)
         socket_path = self._short / "tasks.sock"
         marker = f"MESH_TASK_SOCKET={socket_path}"
         self._sweep(marker)
@@ -101,10 +103,11 @@ class Runners:
         self._numbers = itertools.count(1)
         self._preload: set[str] = set()
         self._teller = Teller(emit, self._running, options.poll)
-        self._looking: asyncio.TimerHandle | asyncio.Task[None] | None = None
+        self._limits = Limits(self._state, self._running, self._launcher.pid, self._exceed, options.poll)
         self._resting: asyncio.TimerHandle | None = None
         self._discards: set[asyncio.Future[None]] = set()
         self._none_live = asyncio.Event()
+        self._closing: asyncio.Task[None] | None = None
 
     # -- the port
 
@@ -116,6 +119,9 @@ class Runners:
             slot.idle = None
         secret = secrets.token_hex(16)
         for number, assignment in enumerate(effect.assignments):
+            if self._closing is not None:
+                self._teller.ended(assignment.attempt, RELEASED, Outcome(*_CLOSING))
+                continue
             try:
                 work = self._decode(assignment.task.payload)
             except Exception as error:  # noqa: BLE001  any codec's; it is reported, and the others still run
@@ -133,7 +139,7 @@ class Runners:
 
     async def tail(self, attempt: AttemptId, follow: bool = True) -> AsyncIterator[bytes]:
         """What the attempt printed, in pieces; with ``follow``, until it has ended. Empty where nothing is kept."""
-        reader = LogReader(attempt_folder(self._options.state_dir, attempt))
+        reader = LogReader(attempt_folder(self._state, attempt))
         while True:
             live = self._live.get(attempt)
             capture = None
@@ -149,11 +155,18 @@ class Runners:
     async def close(self, grace: float) -> None:
         """Stop all attempts, killing them after ``grace`` seconds, and end every child process.
 
-        Their AttemptsEnded are emitted before this returns.
+        Their AttemptsEnded are emitted before this returns. Calling it again with less grace hurries it.
         """
-        self._none_live.clear()
-        self._stop(tuple(self._live), (RELEASED, "drained", "meshd is stopping"), grace)
+        self._stop(tuple(self._live), (RELEASED, *_CLOSING), grace)
+        for live in self._running():
+            live.timers.append(self._loop.call_later(grace, self._force, live))
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         while self._live:
+            self._none_live.clear()
             await self._none_live.wait()
         for slot in self._slots.values():
             if slot.idle is not None:
@@ -162,13 +175,13 @@ class Runners:
                 self._leave(slot.runner)
         await self._launcher.close()
         await self._server.close()
-        for timer in (self._looking, self._resting):
-            if timer is not None:
-                timer.cancel()
+        if self._resting is not None:
+            self._resting.cancel()
+        self._limits.close()
         await asyncio.gather(*self._discards)
         await asyncio.sleep(0)  # what was scheduled to be emitted comes before this
         self._teller.close()
-        if self._short != self._options.state_dir:
+        if self._short != self._state:
             shutil.rmtree(self._short)
 
     # -- what tasks ask at their socket
@@ -193,10 +206,10 @@ class Runners:
     def _sweep(self, marker: str) -> None:
         """What a life that was killed left: processes, TMPDIRs, captures and empty output directories."""
         kill_marked(marker)
-        for folder in (self._short / "runners", self._options.state_dir / "captures"):
+        for folder in (self._short / "runners", self._state / "captures"):
             folder.mkdir(parents=True, exist_ok=True)
             empty(str(folder))
-        outputs = self._options.state_dir / "outputs"
+        outputs = self._state / "outputs"
         outputs.mkdir(exist_ok=True)
         for output in outputs.iterdir():
             if not os.listdir(output):
@@ -211,13 +224,13 @@ class Runners:
         runner = RunnerProcess(
             name,
             Channel(ours, lambda frames: self._on_frames(slot, runner, frames)),
-            Place(self._options.state_dir, self._short, name),
+            Place(self._state, self._short, name),
         )
         slot.runner, slot.sent = runner, 0
         self._by_runner[name] = slot
         self._launcher.start(name, theirs, sorted(self._preload))
         setup = {
-            "state": str(self._options.state_dir),
+            "state": str(self._state),
             "short": str(self._short),
             "runner": name,
             "node": self._options.node,
@@ -347,8 +360,7 @@ class Runners:
             return
         live.began_ms = self._now_ms()
         self._teller.began()
-        if self._looking is None:
-            self._looking = self._loop.call_later(self._options.poll, self._look)
+        self._limits.began()
         if live.stopping is not None:
             self._press(live, self._options.grace)
         elif timeout := live.assignment.task.shape.timeout_ms:
@@ -395,27 +407,10 @@ class Runners:
         message = f"it ran longer than its timeout of {seconds:g} s; raise the timeout or do less in one task"
         self._stop((live.id,), (FAILED, "timeout", message), self._options.grace)
 
-    def _look(self) -> None:
-        self._looking = self._loop.create_task(self._look_at_running())
-
-    async def _look_at_running(self) -> None:
-        for slot in list(self._slots.values()):
-            live, runner = slot.running(), slot.runner
-            if live is None or runner is None or live.stopping is not None:
-                continue
-            if not live.is_command and _size(runner.place.capture) > CAP_BYTES:
-                folder = attempt_folder(self._options.state_dir, live.id)
-                await asyncio.to_thread(_trim, runner.place.capture, folder)
-            allowed, pid = live.assignment.memory, self._launcher.pid(runner.id)
-            if allowed and pid:
-                used = await asyncio.to_thread(memory_of, pid, not live.is_command, allowed)
-                if used > allowed and live is slot.running() and live.stopping is None:
-                    message = (
-                        f"it used {used} bytes of memory and was allowed {allowed}; ask for more with resources.memory"
-                    )
-                    self._stop((live.id,), (FAILED, "memory", message), 0.0)
-        busy = any(slot.queue for slot in self._slots.values())
-        self._looking = self._loop.call_later(self._options.poll, self._look) if busy else None
+    def _exceed(self, live: Live, used: int) -> None:
+        allowed = live.assignment.memory
+        message = f"it used {used} bytes of memory and was allowed {allowed}; ask for more with resources.memory"
+        self._stop((live.id,), (FAILED, "memory", message), 0.0)
 
     def _running(self) -> Iterator[Live]:
         for slot in self._slots.values():
@@ -441,17 +436,3 @@ class Runners:
             timer.cancel()
         if not self._live:
             self._none_live.set()
-
-
-def _trim(capture: Path, folder: Path) -> None:
-    try:
-        trim(capture, folder)
-    except FileNotFoundError:
-        return  # it has just become a log, and its runner trims that
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0  # it has just become a log

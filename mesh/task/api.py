@@ -161,7 +161,7 @@ def _number(name: str, value: Any) -> int | float | None:
         value = item()
     if not isinstance(value, int | float):
         raise TypeError(f"task.report({name}=...) takes a number, not {type(value).__name__}")
-    return usable(value)
+    return usable(int(value) if isinstance(value, bool) else value)
 
 
 def usable(value: int | float | None) -> int | float | None:

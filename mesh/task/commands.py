@@ -79,6 +79,7 @@ class Command:
         self._argv = [sys.executable if item == INTERPRETER else item for item in argv]
         self._cwd, self._env = cwd, env
         self._log = LogWriter(folder)
+        self._log_error = ""
         self.metrics = MetricLines(metric)
         self._stderr = b""
 
@@ -113,8 +114,8 @@ class Command:
             stderr=subprocess.PIPE,
             cwd=self._cwd,
             env=self._env,
-            # No preexec_fn for a parent-death signal: it takes a fork instead of a vfork, 3.9 ms instead of 0.8. Whoever
-            # is left of meshd and the zygote kills this process if this runner dies, and so does the next meshd.
+            # No preexec_fn for a parent-death signal: that takes a fork instead of a vfork, 3.9 ms instead of 0.8.
+            # If this runner dies, the zygote or meshd kills this process, and if all are gone the next meshd does.
             start_new_session=True,
         )
 
@@ -174,7 +175,10 @@ class Command:
             data = os.read(fd, READ_BYTES)
         except BlockingIOError:
             return -1
-        self._log.write(data)
+        try:
+            self._log.write(data)
+        except OSError as error:  # a full disk must not end hours of work whose result is elsewhere
+            self._log_error = f"its output was not kept: {error.strerror}"
         if is_stdout:
             self.metrics.feed(data)
         elif data:
@@ -197,11 +201,12 @@ class Command:
 
     def _outcome(self, status: int) -> Ended:
         if status == 0:
-            return Ended(SUCCEEDED)
+            return Ended(SUCCEEDED, message=self._log_error)
         code, words = exit_words(status)
         stderr = clean(self._stderr.decode("utf-8", "replace"), STDERR_KEPT)
         last = " | ".join(line for line in stderr.splitlines()[-3:] if line.strip())
         message = f"the command ended with {words}" + (f"; last on stderr: {clean(last, 500)}" if last else "")
+        message += self._log_error and f"; {self._log_error}"
         return Ended(FAILED, code, message, stderr)
 
 

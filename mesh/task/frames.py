@@ -52,22 +52,32 @@ def encode(header: object, body: bytes = b"") -> bytes:
 class FrameReader:
     """Cuts a byte stream into frames."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("_held", "_parts", "_wanted")
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._parts: list[bytes] = []
+        self._held = 0
+        self._wanted = 0  # nothing can be complete before so many bytes are held
 
     def feed(self, data: bytes) -> Iterator[tuple[Any, bytes]]:
         """Yield (header, body) of every frame that is complete. Must be consumed to its end before the next call."""
-        if self._rest:
-            data = self._rest + data
-        at, size = 0, len(data)
+        if self._parts:
+            self._parts.append(data)
+            self._held += len(data)
+            if self._held < self._wanted:
+                return  # joining once at the end, not once per read
+            data = b"".join(self._parts)
+            self._parts.clear()
+        at, size, self._wanted = 0, len(data), 0
         while size - at >= PREFIX.size:
             head, body = PREFIX.unpack_from(data, at)
             start = at + PREFIX.size
             end = start + head + body
             if end > size:
+                self._wanted = end - at
                 break
             at = end
             yield _decode(str(data[start : start + head], "utf-8")), data[start + head : end]
-        self._rest = data[at:]
+        if at < size:
+            self._parts.append(data[at:])
+            self._held = size - at

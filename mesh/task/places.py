@@ -35,7 +35,8 @@ def short_directory(state: Path) -> Path:
     stat = base.lstat()
     if stat.st_uid != os.getuid() or stat.st_mode & 0o077:
         raise PermissionError(
-            f"{base} is not private; somebody else made it, or others may use it; remove it, or use a shorter state directory"
+            f"{base} is not private; somebody else made it, or others may use it; remove it, or shorten the path of"
+            " the state directory"
         )
     short = base / blake3(os.fsencode(state)).hexdigest(4)
     short.mkdir(mode=0o700, exist_ok=True)

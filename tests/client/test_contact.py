@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import grpc
 import pytest
 
 from mesh import MeshClient, MeshError, MeshTimeout, NoLeader, NoMeshFound, NotFound
 from mesh.client import channel as channels
+from mesh.client.address import Address, Finder
 from mesh.client.channel import error_of
 from mesh.core import errors
 from tests.client.fake_server import FakeMesh
@@ -86,6 +89,39 @@ def test_patience_ends(mesh: FakeMesh) -> None:
         mesh.start()
         mesh.holding = False
         assert client.submit(double, 3).result(20) == 6  # a new call tries anew
+
+
+def test_patience_counts_from_the_last_contact(mesh: FakeMesh) -> None:
+    with MeshClient(mesh.address, patience=1.0) as client:
+        begun = time.monotonic()
+        while time.monotonic() < begun + 1.1:  # the watch is older than the patience, and was heard just now
+            assert client.submit(double, 1).result(10) == 2
+        mesh.holding = True
+        future = client.submit(double, 2)
+        mesh.until(lambda: future.task_id in mesh.tasks)
+        watches = mesh.calls["Watch"]
+        mesh.break_watches()
+        mesh.until(lambda: mesh.calls["Watch"] > watches)
+        mesh.run_held()
+        assert future.result(10) == 4
+
+
+async def test_the_address_is_looked_up_again_only_after_a_failure(mesh: FakeMesh) -> None:
+    class Counting(Finder):
+        asked = 0
+
+        async def find(self) -> Address:
+            self.asked += 1
+            return await super().find()
+
+    finder = Counting(mesh.address)
+    channel = channels.Channel(finder)
+    await channel.status()
+    mesh.refuse("Status", None)
+    await channel.status()
+    await channel.status()
+    await channel.close()
+    assert finder.asked == 2
 
 
 def test_a_leaderless_mesh_is_waited_for_as_long_as_the_patience(mesh: FakeMesh) -> None:

@@ -109,7 +109,7 @@ def test_a_changed_offer_is_looked_at_again() -> None:
     assert isinstance(ask(account, what), Place)
 
 
-# -- room ----------------------------------------------------------------------------------------------------------------
+# -- room --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -154,11 +154,24 @@ def test_grants_that_the_bid_does_not_count_are_subtracted() -> None:
     assert isinstance(ask(account, shape(need(1, 0, 0.5))), Why)
 
 
+def test_what_waits_in_the_workers_queue_is_not_free_though_its_bid_shows_it() -> None:
+    account = Account("n", bid(offer(slots=4), large=10_000_000))
+    account.hold("running", "j", shape(need(3), kind="large"), 0, (), 0.0)
+    account.hold("queued", "j", shape(need(4, 12 * GIB), kind="large"), 0, (), 0.0)
+    account.apply_bid(bid(offer(slots=4))._replace(free_slots=3, free_millicpus=1000))
+    assert (account.free_slots, account.free_millicpus, account.free_memory) == (2, -3000, 4 * GIB)
+    assert isinstance(ask(account, shape(need(1))), Why)
+
+
 def test_nothing_queues_behind_what_runs_for_long() -> None:
     account = Account("n", bid(offer(slots=1), short=1000, long=10_000_000))
     assert fill(account, shape(kind="long")) == (1, 0)
     assert fill(account, shape(kind="short")) == (0, 0)
     assert fill(account, shape(kind="new")) == (0, 0)
+    # And what takes longer than the allowance queues behind nothing.
+    quick = Account("n", bid(offer(slots=2), short=1000, brief=50_001))
+    assert fill(quick, shape(kind="short"), 2) == (2, 0)
+    assert fill(quick, shape(kind="brief")) == (0, 0)
     # With one more slot, short ones go through that one.
     roomy = Account("n", bid(offer(slots=2), short=1000, long=10_000_000))
     assert fill(roomy, shape(kind="long"), 1) == (1, 0)
@@ -205,7 +218,7 @@ def test_an_attempt_found_on_a_node_counts_without_its_need() -> None:
     assert (account.free_slots, account.free_millicpus, account.totals().millicpus) == (1, 0, 0)
 
 
-# -- cards -----------------------------------------------------------------------------------------------------------------
+# -- cards -------------------------------------------------------------------------------------------------------------
 
 
 def devices(account: Account, what: Resources) -> tuple[str, ...] | str:

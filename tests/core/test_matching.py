@@ -86,7 +86,7 @@ def test_alternatives_in_the_order_they_are_listed() -> None:
     assert [(d.node, d.alternative, d.devices) for d in decisions] == [
         ("b", 0, ("cuda:0",)), ("a", 1, ()), ("a", 1, ()),
     ]  # fmt: skip
-    told = dict((node, why) for node, _feasible, why in decisions[0].explain().nodes)
+    told = {node: why for node, _feasible, why in decisions[0].explain().nodes}
     assert told["a"] == "has room only for 16 cores, which the task lists later"
 
 
@@ -124,7 +124,7 @@ def test_fair_share_between_jobs_of_equal_priority() -> None:
     assert here.loads.count("many") == 4
 
 
-# -- reservations ----------------------------------------------------------------------------------------------------------
+# -- reservations ------------------------------------------------------------------------------------------------------
 
 
 def busy(here: Mesh, node: str, count: int, what: Shape, job: str = "old") -> None:
@@ -150,7 +150,7 @@ def test_a_blocked_task_keeps_the_node_that_can_hold_it_soonest() -> None:
     assert kept is not None
     assert (kept.holder.job, kept.starts) == ("big", 10.0)
     assert here.explain(big).why == "every node that can run it is busy or away; b is kept free for it"
-    told = dict((node, why) for node, _feasible, why in here.explain(small[4]).nodes)
+    told = {node: why for node, _feasible, why in here.explain(small[4]).nodes}
     assert told["b"] == "kept free for job big, which needs 4 cores"
     here.now = 10.0
     here.end("b", "old-00000")
@@ -211,6 +211,18 @@ def test_a_kept_node_stays_kept_and_its_queue_is_left_to_run_empty() -> None:
     assert here.loads.count("new") == 1
 
 
+def test_what_gets_in_within_the_allowance_keeps_nobody_out() -> None:
+    here = mesh(a=bid(offer(slots=1), tiny=10_000), b=bid(offer(slots=1, devices=(gpu(0),))))
+    what = shape(need(labels=(("zone", "lab"),)), kind="tiny")
+    here.accounts["a"].apply_bid(bid(offer(slots=1, labels=(("zone", "lab"),)), tiny=10_000))
+    here.push(tasks("stream", 99, what), priority=6)
+    here.push(tasks("card", 2, shape(need(gpus=1), kind="card")))
+    assert [node for _task, node in here.granted()].count("b") == 1
+    here.end("b", "card-00000")
+    assert here.granted() == [("card-00001", "b")]
+    assert here.accounts["a"].kept is None
+
+
 def test_cards_are_kept_too() -> None:
     machine = offer(slots=9, cores=9, devices=(gpu(0), gpu(1)))
     here = mesh(a=bid(machine, old=10_000_000, half=20_000_000))
@@ -262,7 +274,7 @@ def test_a_stream_of_small_tasks_does_not_starve_a_large_one(measured: bool) -> 
     assert idle < 12, "keeping one node free left the other one idle"
 
 
-# -- explanations ------------------------------------------------------------------------------------------------------------
+# -- explanations ------------------------------------------------------------------------------------------------------
 
 
 def test_every_losing_node_has_its_reason_from_the_real_decision() -> None:

@@ -30,7 +30,7 @@ PATIENCE = 30.0  # seconds: a loaded machine is slow, a hung daemon is for ever
 class Meshd:
     def __init__(self, directory: Path, name: str, flags: tuple[str, ...], mesh: str) -> None:
         self.state = directory / name
-        self.log = directory / f"{name}-{secrets.token_hex(2)}.log"
+        self.log = directory / f"{secrets.token_hex(4)}.log"
         environment = {key: value for key, value in os.environ.items() if not key.startswith("MESH_")}
         environment |= {"XDG_RUNTIME_DIR": str(directory), "XDG_CONFIG_HOME": str(directory), "HOME": str(directory)}
         self.command = [
@@ -64,6 +64,20 @@ class Meshd:
     def status(self) -> dict[str, Any]:
         with grpc.insecure_channel(f"unix:{self.ready()['socket']}") as channel:
             return json.loads(ClientStub(channel).Status(pb.Nothing(), timeout=PATIENCE).json)  # type: ignore[no-any-return]
+
+    def results(self, job: str) -> dict[str, tuple[str, bytes]]:
+        """State and result of every task that has ended; asked again until a leader answers."""
+        results: dict[str, tuple[str, bytes]] = {}
+        with grpc.insecure_channel(f"unix:{self.ready()['socket']}") as channel:
+            stream = ClientStub(channel).Watch(
+                pb.WatchRequest(job=job, results=True), timeout=PATIENCE, wait_for_ready=True
+            )
+            for reply in stream:
+                results.update((result.id, (result.state, result.result)) for result in reply.results)
+                if reply.state == "succeeded" and not reply.results:
+                    stream.cancel()
+                    break
+        return results
 
     def ends(self) -> int:
         return self.process.wait(PATIENCE)
@@ -116,30 +130,21 @@ def test_starts_answers_and_drains(meshd: Callable[..., Meshd]) -> None:
     assert not Path(found["socket"]).exists()
 
 
-def test_functions_run_and_survive_sigkill(meshd: Callable[..., Meshd]) -> None:
+def test_results_and_tasks_survive_sigkill(meshd: Callable[..., Meshd]) -> None:
     daemon = meshd("a")
     with client(daemon) as mesh:
-        assert mesh.submit(pow, 2, 10).result(timeout=PATIENCE) == 1024
-        future = mesh.submit(pow, 3, 3)
-        assert future.result(timeout=PATIENCE) == 27
-        task = future.task_id
+        futures = [mesh.submit(pow, 2, power) for power in range(20)]
+        assert [future.result(timeout=PATIENCE) for future in futures] == [2**power for power in range(20)]
+    job = futures[0].task_id.partition(".")[0]
+    before = daemon.results(job)
     identity = daemon.ready()["id"]
     daemon.process.kill()
     daemon.process.wait()
     daemon.start()
     assert daemon.ready()["id"] == identity
-    with client(daemon) as mesh:
-        states = {found["id"]: found["state"] for found in until(lambda: mesh_tasks(mesh))}
-    assert states[task] == "succeeded"
-
-
-def mesh_tasks(mesh: MeshClient) -> list[dict[str, Any]]:
-    with grpc.insecure_channel(mesh_target(mesh)) as channel:
-        return json.loads(ClientStub(channel).Tasks(pb.TasksRequest(), timeout=PATIENCE).json)  # type: ignore[no-any-return]
-
-
-def mesh_target(mesh: MeshClient) -> str:
-    return str(mesh.address)
+    assert daemon.results(job) == before
+    assert set(before) == {future.task_id for future in futures}
+    assert all(state == "succeeded" and result for state, result in before.values())
 
 
 def test_drain_waits_for_what_runs(meshd: Callable[..., Meshd], tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ async def until_gone(pids: Iterable[int]) -> None:
     """Until none of these is a live process; looks again and again, for nobody reports the end of a stranger."""
     async with asyncio.timeout(BOUND):
         for pid in pids:
-            while alive(pid):
+            while alive(pid):  # noqa: ASYNC110  nobody reports it
                 await asyncio.sleep(0.02)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from mesh.core.effects import Assignment, BeginAttempts, StopAttempts
 from mesh.core.events import AttemptsEnded, Event
 from mesh.core.lattice import FAILED, RELEASED, SUCCEEDED, Outcome, Shape, Task
+from mesh.core.work import Work
 from mesh.shell.runner_memory import MemoryRunners
 from mesh.shell.runners import RunnerOptions, Runners
 from tests.shell.runner_harness import BOUND, function
@@ -20,15 +22,16 @@ def assignment(number: int) -> Assignment:
     return Assignment(f"1.{number}", Task(f"t{number}", "j", number, "", Shape(), str(number).encode()), (), 0, 1000)
 
 
-def fails() -> None:
-    raise ValueError("no")
+def works() -> dict[bytes, Work]:
+    """Defined inside, so that they travel by value."""
 
+    def fails() -> None:
+        raise ValueError("no")
 
-def hangs() -> None:
-    __import__("time").sleep(1000)
+    def hangs() -> None:
+        time.sleep(1000)
 
-
-WORKS = {b"0": function(lambda: 1), b"1": function(lambda: fails()), b"2": function(lambda: hangs())}
+    return {b"0": function(lambda: 1), b"1": function(fails), b"2": function(hangs)}
 
 
 def script(assignment: Assignment) -> tuple[int, Outcome] | None:
@@ -40,7 +43,7 @@ def script(assignment: Assignment) -> tuple[int, Outcome] | None:
 def make(kind: str, tmp_path: Path, emit: Callable[[Event], None]) -> Runners | MemoryRunners:
     if kind == "memory":
         return MemoryRunners(emit, script)
-    return Runners(RunnerOptions(tmp_path / "s", "50-N"), emit, lambda payload: WORKS[payload], lambda: 1)
+    return Runners(RunnerOptions(tmp_path / "s", "50-N"), emit, works().__getitem__, lambda: 1)
 
 
 @pytest.mark.parametrize("kind", ["memory", "real"])

@@ -285,7 +285,8 @@ async def test_a_runner_killed_in_a_command_takes_the_tree_along(h: Harness) -> 
 
 
 async def test_the_environment_of_an_attempt(h: Harness) -> None:
-    names = ["MESH_TASK_ID", "MESH_JOB_ID", "MESH_ATTEMPT", "MESH_NODE", "MESH_PARAMS", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "EXTRA"]
+    names = ["MESH_TASK_ID", "MESH_JOB_ID", "MESH_ATTEMPT", "MESH_NODE", "MESH_PARAMS"]
+    names += ["CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "EXTRA"]
     params, env = b'{"lr":0.1}', (("EXTRA", "yes"),)
     expected = ["job-1", "50-NODE", '{"lr":0.1}', "1,3", "2", "yes"]
 
@@ -297,8 +298,8 @@ async def test_the_environment_of_an_attempt(h: Harness) -> None:
     assert [got[1], *got[3:]] == expected
     assert got[0] == "task-1"
     assert got[2] == h.order[-1]
-    script = "import os, json; print(json.dumps([os.environ.get(name) for name in %r]))" % names
-    attempt = h.begin(command(sys.executable, "-c", script, params=params, env=env), **options)[0]
+    script = "import os, sys, json; print(json.dumps([os.environ.get(name) for name in sys.argv[1].split()]))"
+    attempt = h.begin(command(sys.executable, "-c", script, " ".join(names), params=params, env=env), **options)[0]
     got = json.loads(await h.printed(attempt))
     assert [got[1], *got[3:]] == expected
     assert got[2] == attempt
@@ -325,7 +326,7 @@ async def test_output_directories_are_kept_where_something_is_in_them(h: Harness
 
     empty, kept, other = [await h.value(function(leave, name)) for name in ("", "model", "")]
     assert empty == kept != other
-    assert Path(kept, "model").read_text() == "model"
+    assert (h.state / "attempts" / h.order[1] / "output").samefile(kept)
     assert (h.state / "attempts" / h.order[1] / "output" / "model").read_text() == "model"
     assert not (h.state / "attempts" / h.order[0]).exists()
 
@@ -631,6 +632,27 @@ async def test_closing_stops_everything(tmp_path: Path) -> None:
         assert not list((tmp_path / mode / "captures").iterdir())
 
 
+async def test_closing_again_hurries_and_what_is_begun_then_is_released(tmp_path: Path) -> None:
+    h = Harness(tmp_path / "s")
+    attempt = h.begin(shell("trap '' TERM; echo ready; while :; do sleep 0.05; done"))[0]
+    await h.line(attempt)
+    closing = asyncio.ensure_future(h.close(1000.0))
+    await asyncio.sleep(0)
+    late = h.begin(command("true"))[0]
+    await h.close(0.0)
+    await closing
+    assert {(phase, outcome.code) for phase, outcome in h.ended.values()} == {(RELEASED, "drained")}
+    assert set(h.ended) == {attempt, late}
+
+
+async def test_a_batch_larger_than_any_buffer_arrives(h: Harness) -> None:
+    params = [bytes(60_000 + n).replace(b"\0", b" ") + b"{}" for n in range(100)]
+    attempts = h.begin(*(function(lambda: len(os.environ["MESH_PARAMS"]), params=text) for text in params))
+    assert [pickle.loads(o.result) for _, o in await h.ends_of(attempts)] == [len(text) for text in params]
+    phase, outcome = await h.run(function(abs, 1, params=b"x" * 200_000))
+    assert (phase, outcome.code) == (FAILED, "params_too_large")
+
+
 async def test_the_death_of_the_zygote_is_survived(tmp_path: Path) -> None:
     if not LINUX:
         pytest.skip("there is no zygote here")
@@ -666,6 +688,51 @@ async def test_unknown_kinds_of_runner_are_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("MESH_RUNNER", "thread")
     with pytest.raises(ValueError, match="zygote or spawn"):
         Harness(tmp_path / "s")
+
+
+@pytest.mark.skipif(not LINUX, reason="there is no zygote here")
+async def test_a_zygote_imports_ahead_what_functions_imported(tmp_path: Path) -> None:
+    def loaded() -> bool:
+        return "numpy" in sys.modules
+
+    def draw() -> float:
+        import numpy as np
+
+        return float(np.random.random())
+
+    h = Harness(tmp_path / "s", "zygote")
+    assert not await h.value(function(loaded))
+    first = await h.value(function(draw))
+    assert await h.value(function(loaded), slot=1)
+    assert len({first, await h.value(function(draw), slot=1), await h.value(function(draw), slot=2)}) == 3
+    await h.close()
+
+
+async def test_stops_at_any_moment_end_each_attempt_once_and_spare_the_others(h: Harness, tmp_path: Path) -> None:
+    """Stops race with beginnings and ends; whatever wins, nothing that was not stopped is lost or blamed."""
+
+    def work(n: int) -> int:
+        return n
+
+    attempts: dict[str, bool] = {}  # whether a stop was asked
+    for n in range(150):
+        works = (function(work, n), command("true") if n % 5 == 0 else function(work, -n), function(work, n))
+        new = h.begin(*works, slot=n % 2)
+        attempts |= dict.fromkeys(new, False)
+        if n % 3:
+            victim = new[n % 3]
+            attempts[victim] = True
+            for _ in range(n % 7):
+                await asyncio.sleep(0)
+            h.stop(victim)
+    await h.ends_of(attempts)
+    for attempt, stopped in attempts.items():
+        phase, outcome = h.ended[attempt]
+        allowed = {(SUCCEEDED, ""), (RELEASED, "runner_died")} | ({(RELEASED, "cancelled")} if stopped else set())
+        assert (phase, outcome.code) in allowed, outcome
+    released = sum(phase == RELEASED for phase, _ in h.ended.values())
+    assert released <= sum(attempts.values()) + 5  # next to none is released that was not asked to stop
+    assert await h.value(function(work, 7)) == 7
 
 
 async def test_random_numbers_differ_between_runners(h: Harness) -> None:

@@ -78,7 +78,7 @@ def unsettled(world: World) -> str:
             return f"{task} was acknowledged and is not known to the leader"
         if state.state not in FINAL:
             return f"{task} is {state.state}: {[(a.node[-3:], a.ended, a.phase) for a in state.attempts.values()]}"
-    if world.pending_calls and any(world.nodes[n].machine is not None for n, _ in world.pending_calls):
+    if world.open_calls:
         return "a client waits"
     return ""
 

@@ -91,6 +91,7 @@ class World:
         self.shown: dict[TaskId, set[str]] = {}  # digests of accepted results that a client was told
         self.acknowledged: dict[TaskId, Task] = {}
         self.cancelled: set[TaskId] = set()
+        self.open_calls = 0
         self.pending_calls: dict[tuple[NodeId, int], Callable[[do.Answer], None]] = {}
         self.partitioned = False  # ever, for what may legitimately happen twice
         self.violations: list[str] = []
@@ -456,6 +457,7 @@ class World:
     def call(self, build: Callable[[int], ev.Event], answered: Callable[[do.Answer], None]) -> None:
         """Ask whoever leads, again until it is answered. A client sees one leader at a time, not always the right one."""
         state = {"done": False}
+        self.open_calls += 1
 
         def again() -> None:
             if state["done"]:
@@ -470,6 +472,7 @@ class World:
                     if reply.error == "NoLeader" or state["done"]:
                         return
                     state["done"] = True
+                    self.open_calls -= 1
                     answered(reply)
 
                 self.pending_calls[(node.id, number)] = answer

@@ -1,0 +1,401 @@
+"""What a node shows, as JSON documents with the field names of the interface. Reads the machine, decides nothing.
+
+Times are RFC 3339 UTC, sizes bytes, durations seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+from mesh.core.errors import NoLeader, NotFound
+from mesh.core.ids import AttemptId, JobId, NodeId, TaskId
+from mesh.core.lattice import FAILED, LOST, OFFERED, RELEASED, RUNNING, SUCCEEDED, Attempt, Task
+from mesh.core.leader import OPEN
+from mesh.core.ledger import BROKEN, CANCELLED, DONE, FINAL, STATES, JobState, TaskState
+from mesh.core.machine import Machine
+from mesh.core.matching import explain as explain_waiting
+from mesh.core.members import Peer
+from mesh.core.messages import Bid
+from mesh.wire.work import decode_work
+
+Document = dict[str, Any]
+
+_OPEN_PHASES = {OFFERED: "offered", RUNNING: "running", LOST: "lost"}
+_ENDED_PHASES = {RELEASED: "released", FAILED: "failed", SUCCEEDED: "succeeded"}
+
+
+def peers(machine: Machine, now: float) -> list[Document]:
+    """Every member known here, this node included, and whoever was refused."""
+    rows = [_peer(machine, peer, now) for peer in machine.members.known()]
+    rows.append(_myself(machine))
+    rows.sort(key=lambda row: row["id"])
+    known = {row["address"] for row in rows}
+    for address, reason in sorted(machine.refusals.items()):
+        if address not in known:
+            refused = _row("", "", "", "refused", reason, address, False, None, None, "")
+            rows.append(refused)
+    return rows
+
+
+def _myself(machine: Machine) -> Document:
+    me, leader = machine.me, machine.election
+    term = leader.claim.term if leader.claim.leader else None
+    bid = machine.worker.bid() if me.works else None
+    reason = leader.journal_trouble or ("" if me.works else f"its role is {me.role}: it runs nothing")
+    return _row(me.node, me.name, me.role, "alive", reason, me.address, leader.leading, bid, term, me.version)
+
+
+def _peer(machine: Machine, peer: Peer, now: float) -> Document:
+    members, beat = machine.members, peer.heartbeat
+    if peer.gone:
+        state, reason = "left", "its process ended"
+    elif members.alive(peer, now):
+        state = "suspect" if members.suspect(peer, now) else "alive"
+        reason = "" if state == "alive" else f"silent for {members.silent_for(peer, now):.1f} s"
+    else:
+        heard = members.silent_for(peer, now)
+        state = "island"
+        reason = f"silent for {heard:.0f} s" if heard < 1e9 else "not reached since this node started"
+        reason = machine.refusals.get(peer.address, reason)
+    session_bid = None
+    account = machine.leader.accounts.get(peer.node)
+    if account is not None and state in ("alive", "suspect"):
+        session_bid = account.bid
+    leads = machine.election.announced().leader == peer.node
+    term = beat.claim.term if beat is not None and beat.claim.leader else None
+    if state == "alive" and not reason and beat is not None and not beat.eligible and peer.role in ("auto", "leader"):
+        reason = beat.why_not
+    return _row(peer.node, peer.name, peer.role, state, reason, peer.address, leads, session_bid, term, peer.version)
+
+
+def _row(
+    node: NodeId, name: str, role: str, state: str, reason: str, address: str, leads: bool, bid: Bid | None,
+    term: int | None, version: str,
+) -> Document:  # fmt: skip
+    offer = bid.offer if bid is not None else None
+    devices = [
+        {"id": d.id, "kind": d.kind, "name": d.name, "memory_bytes": d.memory, "free_memory_bytes": d.free_memory}
+        for d in (offer.devices if offer is not None else ())
+    ]
+    willing = offer is not None and not offer.unwilling
+    return {
+        "id": node,
+        "name": name,
+        "role": role,
+        "leader": leads,
+        "state": state,
+        "reason": reason or (offer.unwilling if offer is not None else ""),
+        "address": address,
+        "devices": devices,
+        "slots": None if offer is None else offer.slots,
+        "free_slots": None if bid is None else bid.free_slots,
+        "bid": _bid(bid) if bid is not None and willing else None,
+        "term": term,
+        "version": version,
+    }
+
+
+def _bid(bid: Bid) -> Document:
+    offer = bid.offer
+    return {
+        "free_slots": bid.free_slots,
+        "cores": offer.millicpus / 1000,
+        "free_cores": bid.free_millicpus / 1000,
+        "memory_bytes": offer.memory,
+        "free_memory_bytes": bid.free_memory,
+        "min_priority": offer.min_priority,
+        "max_priority": offer.max_priority,
+        "cpu": offer.cpu,
+        "profile": offer.profile,
+        "python": offer.python,
+        "labels": dict(offer.labels),
+        "allowance_seconds": bid.allowance_ms / 1000,
+    }
+
+
+def status(machine: Machine, now: float) -> Document:
+    """This node's own standing, and the mesh's as it sees it."""
+    election, ledger = machine.election, machine.ledger
+    totals = dict.fromkeys(STATES, 0)
+    for job in ledger.jobs.values():
+        for state, count in job.counts.items():
+            totals[state] += count
+    claim = election.announced()
+    return {
+        "id": machine.me.node,
+        "name": machine.me.name,
+        "role": machine.me.role,
+        "version": machine.me.version,
+        "mesh": machine.me.mesh_name,
+        "mesh_id": ledger.mesh_ids()[0] if ledger.meshes else None,
+        "leader": claim.leader or None,
+        "leading": machine.leading,
+        "established": claim.established,
+        "term": claim.term or None,
+        "alive": 1 + sum(1 for _ in machine.members.living(now)),
+        "members": 1 + len(machine.members.peers),
+        "uptime_seconds": round(now - machine.started, 3),
+        "jobs": len(ledger.jobs),
+        "tasks": totals,
+        "journal_position": machine.out.synced,
+        "durable_on": list(machine.leader.durable_on()) if machine.leading else [machine.me.node],
+        "trouble": election.journal_trouble or None,
+    }
+
+
+def jobs(machine: Machine) -> list[Document]:
+    found = [(state.order, name) for name, state in machine.ledger.jobs.items() if state.spec is not None]
+    return [job(machine, name) for _, name in sorted(found)]
+
+
+def job(machine: Machine, name: JobId) -> Document:
+    state = _job(machine, name)
+    assert state.spec is not None
+    return {
+        "id": name,
+        "name": state.spec.name,
+        "kind": state.spec.kind,
+        "state": _job_state(machine, name, state),
+        "tasks": dict(state.counts),
+        "best": _best(machine, state),
+        "priority": int(machine.ledger.value(f"job/{name}", "priority") or state.spec.priority),
+        "submitted_at": _time(state.spec.submitted_ms),
+        "durable_on": list(machine.leader.durable_on()) if machine.leading else [machine.me.node],
+    }
+
+
+def _job(machine: Machine, name: JobId) -> JobState:
+    state = machine.ledger.jobs.get(name)
+    if state is None or state.spec is None:
+        raise _unknown(machine, "job", name, "meshctl jobs")
+    return state
+
+
+def _task(machine: Machine, name: TaskId) -> TaskState:
+    state = machine.ledger.tasks.get(name)
+    if state is None or state.spec is None:
+        raise _unknown(machine, "task", name, "meshctl tasks")
+    return state
+
+
+def _unknown(machine: Machine, what: str, name: str, hint: str) -> NotFound | NoLeader:
+    """A leader that has not pulled everybody's journal yet must not deny that an id exists."""
+    if machine.leading and machine.leader.phase != OPEN:
+        return NoLeader(f"{what} {name} is not known here yet", "the leader is still gathering journals", "try again")
+    return NotFound(f"there is no {what} {name}", "", f"see {hint}")
+
+
+def _job_state(machine: Machine, name: JobId, state: JobState) -> str:
+    counts = state.counts
+    if counts["pending"] or counts["running"] or not state.tasks:
+        return "paused" if machine.ledger.value(f"job/{name}", "paused") else "running"
+    if counts["failed"]:
+        return "failed"
+    return "cancelled" if counts["cancelled"] else "succeeded"
+
+
+def _best(machine: Machine, state: JobState) -> Document | None:
+    spec = state.spec
+    if spec is None or not spec.metric:
+        return None
+    best: tuple[float, TaskId] | None = None
+    for name in state.tasks:
+        task = machine.ledger.tasks[name]
+        if task.state != DONE:
+            continue
+        attempt = _accepted(task)
+        value = _metrics(attempt.outcome.metrics).get(spec.metric) if attempt is not None else None
+        if not isinstance(value, int | float) or math.isnan(value):
+            continue
+        if best is None or (value > best[0] if spec.maximize else value < best[0]):
+            best = (value, name)
+    if best is None:
+        return None
+    winner = _task(machine, best[1])
+    return {
+        "task": best[1],
+        "params": _params(winner),
+        "metric": {"name": spec.metric, "value": best[0]},
+        "checkpoint": None,
+    }
+
+
+def standing(machine: Machine, name: JobId) -> tuple[dict[str, int], str, bool]:
+    """Counts, state, and whether more tasks may come at any time."""
+    state = _job(machine, name)
+    assert state.spec is not None
+    return dict(state.counts), _job_state(machine, name, state), state.spec.kind == "functions"
+
+
+def ended(machine: Machine, name: JobId) -> list[TaskId]:
+    tasks = machine.ledger.tasks
+    return [task for task in _job(machine, name).tasks if tasks[task].state in FINAL]
+
+
+def result(machine: Machine, job_id: JobId, name: TaskId) -> tuple[Any, ...] | None:
+    """The fields of :class:`mesh.wire.client.TaskResult`; None where it is another job's or has not ended."""
+    state = machine.ledger.tasks.get(name)
+    if state is None or state.spec is None or state.spec.job != job_id or state.state not in FINAL:
+        return None
+    attempt = _accepted(state) if state.state == DONE else _last(state)
+    if attempt is None:
+        code, message = _ending(state)
+        return (name, state.state, b"", "", code, message)
+    outcome = attempt.outcome
+    code, message = (outcome.code, outcome.message) if state.state == DONE else _ending(state)
+    return (
+        name, state.state, outcome.result, outcome.digest, code, message, outcome.detail, attempt.node, attempt.id,
+        outcome.metrics,
+    )  # fmt: skip
+
+
+def tasks(machine: Machine, job_id: str, wanted: str) -> list[Document]:
+    """Of one job, or of all (``job_id`` empty); in one state, or in any."""
+    ledger = machine.ledger
+    names = _job(machine, job_id).tasks if job_id else [n for n in ledger.tasks if ledger.tasks[n].spec is not None]
+    ordered = sorted(names, key=lambda name: (_spec(ledger.tasks[name]).job, _spec(ledger.tasks[name]).index, name))
+    return [task(machine, name) for name in ordered if not wanted or ledger.tasks[name].state == wanted]
+
+
+def task(machine: Machine, name: TaskId) -> Document:
+    state = _task(machine, name)
+    spec = _spec(state)
+    accepted = _accepted(state)
+    shown = accepted or _last(state)
+    metrics = _metrics(shown.outcome.metrics) if shown is not None else {}
+    for attempt in state.open_attempts():
+        metrics = {**metrics, **_metrics(machine.leader.progress.get(attempt.id, b""))}
+    return {
+        "id": name,
+        "job": spec.job,
+        "state": state.state,
+        "reason": _reason(state),
+        "priority": machine.leader.priority(spec)[0],
+        "params": _params(state),
+        "attempts": [_attempt(a, state) for a in sorted(state.attempts.values(), key=_age)],
+        "result_digest": accepted.outcome.digest if accepted is not None else None,
+        "metrics": metrics,
+        "error": _error(state),
+    }
+
+
+def _attempt(attempt: Attempt, state: TaskState) -> Document:
+    outcome = attempt.outcome
+    current = state.accepted()
+    superseded = bool(state.acceptances) and attempt.id in (state.acceptances or {}) and current is not None
+    return {
+        "id": attempt.id,
+        "node": attempt.node,
+        "run": attempt.run,
+        "term": _term(attempt.id),
+        "state": (_ENDED_PHASES if attempt.ended else _OPEN_PHASES)[attempt.phase],
+        "superseded": superseded and current is not None and current.attempt != attempt.id,
+        "reason": f"{outcome.code}: {outcome.message}".strip(": "),
+        "resumed_from": None,
+        "started_at": _time(outcome.started_ms),
+        "finished_at": _time(outcome.finished_ms),
+    }
+
+
+def explain(machine: Machine, name: TaskId, now: float) -> Document:
+    """The choice and its reasons: of the decision that was made, or of the one that would be made now."""
+    state = _task(machine, name)
+    spec, leader = _spec(state), machine.leader
+    decided = next((leader.decisions[a.id] for a in state.open_attempts() if a.id in leader.decisions), None)
+    decided = decided or leader.past.get(name)
+    if decided is not None:
+        found = decided.explain()
+        choice, why, nodes = found.choice, found.why, found.nodes
+    elif state.state in FINAL or state.open_attempts():
+        last = _accepted(state) or _last(state) or next(iter(state.open_attempts()), None)
+        choice, nodes = last.node if last is not None else "", ()
+        why = "it was granted by an earlier leader, whose reasons were not kept" if last is not None else _reason(state)
+    elif leader.phase != OPEN:
+        choice, why, nodes = "", "the leader is still gathering journals, and grants nothing yet", ()
+    else:
+        priority, own = leader.priority(spec)
+        found = explain_waiting(
+            spec, priority, own, leader.ready, leader.loads, leader.accounts, machine.params, now
+        )  # fmt: skip
+        choice, why, nodes = "", (f"it goes to {found.choice} next" if found.choice else found.why), found.nodes
+    if state.state in FINAL:
+        why = f"{why}; it {_past(state.state)}" + (f": {_reason(state)}" if _reason(state) else "")
+    return {
+        "task": name,
+        "choice": choice,
+        "why": why,
+        "nodes": [{"id": node, "feasible": feasible, "why": reason} for node, feasible, reason in nodes],
+    }
+
+
+def _past(state: str) -> str:
+    return "was cancelled" if state == CANCELLED else state
+
+
+def _spec(state: TaskState) -> Task:
+    assert state.spec is not None
+    return state.spec
+
+
+def _params(state: TaskState) -> Any:
+    return json.loads(decode_work(_spec(state).payload).params or b"{}")
+
+
+def _metrics(text: bytes) -> Document:
+    return json.loads(text) if text else {}
+
+
+def _accepted(state: TaskState) -> Attempt | None:
+    acceptance = state.accepted()
+    return None if acceptance is None else state.attempts.get(acceptance.attempt)
+
+
+def _age(attempt: Attempt) -> tuple[int, int, int, AttemptId]:
+    number = attempt.id.rsplit(".", 1)[-1]
+    return attempt.run, _term(attempt.id), int(number) if number.isdecimal() else 0, attempt.id
+
+
+def _term(attempt: AttemptId) -> int:
+    return int(attempt.split(".", 1)[0])
+
+
+def _last(state: TaskState) -> Attempt | None:
+    """The attempt that says most about how the task ended: the newest failure, else the newest."""
+    ended_attempts = [a for a in state.attempts.values() if a.ended]
+    failed = [a for a in ended_attempts if a.phase == FAILED]
+    return max(failed or ended_attempts, key=_age, default=None)
+
+
+def _ending(state: TaskState) -> tuple[str, str]:
+    if state.ended is not None and state.state in (BROKEN, CANCELLED):
+        return state.ended.code, state.ended.message
+    return (CANCELLED, "cancelled by its user") if state.state == CANCELLED else ("", "")
+
+
+def _reason(state: TaskState) -> str:
+    if state.state in (BROKEN, CANCELLED):
+        code, message = _ending(state)
+        return message or code
+    failed = state.failures()
+    if state.state != DONE and failed:
+        last = _last(state)
+        return f"failed {failed} times; last: {last.outcome.code}: {last.outcome.message}" if last is not None else ""
+    return ""
+
+
+def _error(state: TaskState) -> str | None:
+    if state.state != BROKEN:
+        return None
+    code, message = _ending(state)
+    last = _last(state)
+    detail = last.outcome.detail if last is not None and last.phase == FAILED else ""
+    return "\n".join(part for part in (f"{code}: {message}", detail) if part)
+
+
+def _time(milliseconds: int) -> str | None:
+    if not milliseconds:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

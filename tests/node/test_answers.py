@@ -1,0 +1,125 @@
+"""What watchers and readers of logs are told, from a machine that really stepped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mesh.core import effects as fx
+from mesh.core import events as ev
+from mesh.core import params
+from mesh.core.errors import NotFound
+from mesh.core.identity import Me
+from mesh.core.lattice import FAILED, SUCCEEDED, Job, Outcome, Retries, Shape, Task
+from mesh.core.machine import Machine
+from mesh.core.messages import Offer
+from mesh.node.answers import Answers
+from mesh.shell.server_watch import Standing
+from mesh.wire.client import JobCounts, TaskResult
+
+ME = Me("50-A", "life", "a", "auto", "127.0.0.1:1", "test", "mesh-1", "0")
+
+
+class Rig:
+    """A machine whose journal syncs at once."""
+
+    def __init__(self) -> None:
+        self.machine = Machine(ME, params.lan(), (), 0.0)
+        self.answers = Answers(*([None] * 5))  # type: ignore[arg-type]
+        self.answers.machine = self.machine
+        self.now = 0.0
+        self.began: list[str] = []
+        self.step(ev.Ticked())
+        self.step(ev.Measured(Offer(4, 4000, 1 << 30, 1 << 30)))
+
+    def step(self, event: ev.Event) -> None:
+        self.now += 0.01
+        for effect in self.machine.step(event, self.now):
+            if isinstance(effect, fx.Persist):
+                self.step(ev.JournalSynced(effect.position))
+            elif isinstance(effect, fx.BeginAttempts):
+                self.began += [assignment.attempt for assignment in effect.assignments]
+
+    def submit(self, count: int, kind: str = "sweep", retries: int = 0) -> None:
+        shape = Shape(retries=Retries(max=retries))
+        tasks = tuple(Task(f"t{number}", "j1", number, "d", shape, b"") for number in range(count))
+        self.step(ev.Submitted(1, Job("j1", "d", kind=kind), tasks))
+
+    def end(self, number: int, phase: int, outcome: Outcome) -> None:
+        self.step(ev.AttemptsEnded(((self.began[number], phase, outcome),)))
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def test_results_and_standing_follow_the_tasks(rig: Rig) -> None:
+    rig.submit(3)
+    assert rig.answers.standing("j1").state == "running"
+    assert rig.answers.ended("j1") == []
+    assert rig.answers.result("j1", "t0") is None
+    rig.end(0, SUCCEEDED, Outcome(result=b"r", digest="d", metrics=b"{}"))
+    rig.end(1, FAILED, Outcome("ValueError", "bad", "trace", b"pickled"))
+    rig.step(ev.CancelAsked(2, "t2"))
+    assert rig.answers.ended("j1") == ["t0", "t1", "t2"]
+    first, second = rig.began[:2]
+    assert rig.answers.result("j1", "t0") == TaskResult("t0", "succeeded", b"r", "d", "", "", "", "50-A", first, b"{}")
+    assert rig.answers.result("j1", "t1") == TaskResult(
+        "t1", "failed", b"pickled", "", "ValueError", "bad", "trace", "50-A", second
+    )
+    assert rig.answers.result("j1", "t2") == TaskResult(
+        "t2", "cancelled", code="cancelled", message="cancelled by its user"
+    )
+    assert rig.answers.standing("j1") == Standing(JobCounts(succeeded=1, failed=1, cancelled=1), "failed", True, False)
+
+
+def test_result_of_another_job_is_none(rig: Rig) -> None:
+    rig.submit(1)
+    rig.end(0, SUCCEEDED, Outcome(result=b"r"))
+    assert rig.answers.result("j2", "t0") is None
+
+
+def test_functions_are_open_ended_and_a_job_can_be_paused(rig: Rig) -> None:
+    rig.submit(1, kind="functions")
+    assert rig.answers.standing("j1").open_ended
+    rig.step(ev.PauseAsked(2, "j1", True))
+    assert rig.answers.standing("j1").state == "paused"
+
+
+def test_unknown_job_is_not_found(rig: Rig) -> None:
+    for ask in (rig.answers.ended, rig.answers.standing):
+        with pytest.raises(NotFound, match="no job j9"):
+            ask("j9")
+
+
+@pytest.mark.parametrize(
+    ("target", "attempt", "place"),
+    [("a", "", ("", "")), ("50-A", "", ("", "")), ("t0", "", ("", "FIRST")), ("t0", "FIRST", ("", "FIRST"))],
+)
+def test_logs_are_placed(rig: Rig, target: str, attempt: str, place: tuple[str, str]) -> None:
+    rig.submit(2)
+    first = rig.began[0]
+
+    def named(text: str) -> str:
+        return first if text == "FIRST" else text
+
+    assert rig.answers.place(target, named(attempt)) == (place[0], named(place[1]))
+
+
+@pytest.mark.parametrize(
+    ("target", "attempt", "why"),
+    [("t9", "", "no task or node t9"), ("t0", "x", "no attempt x"), ("t5", "", "not begun")],
+)
+def test_logs_that_nobody_has(rig: Rig, target: str, attempt: str, why: str) -> None:
+    rig.submit(6)  # of which four run
+    with pytest.raises(NotFound, match=why):
+        rig.answers.place(target, attempt)
+
+
+def test_unknown_question_is_a_defect(rig: Rig) -> None:
+    answers: Any = rig.answers
+    answers._clock = type("Clock", (), {"now": staticmethod(lambda: 0.0)})
+    with pytest.raises(LookupError, match="no question"):
+        answers.document("Weather")
