@@ -177,6 +177,10 @@ def show_peers(console: Console, peers: list[dict[str, Any]]) -> None:
     console.print(table)
 
 
+def shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def who_ran(task: dict[str, Any], names: dict[str, str]) -> str:
     node: str = next(attempt["node"] for attempt in reversed(task["attempts"]) if attempt["state"] == "succeeded")
     return names.get(node, node)
@@ -188,9 +192,7 @@ def show_trials(
     parameters = sorted({key for task in tasks for key in task["params"]})
     table = Table("", *parameters, metric, "node", title="trials", title_justify="left", box=box.SIMPLE)
     for task in sorted(tasks, key=lambda task: -task["metrics"][metric]):
-        values = [
-            f"{value:.4g}" if isinstance(value, float) else str(value) for value in map(task["params"].get, parameters)
-        ]
+        values = [shown(task["params"].get(key)) for key in parameters]
         mark = "[bold green]best[/]" if task["id"] == best_task else ""
         table.add_row(mark, *values, f"{task['metrics'][metric]:.4f}", who_ran(task, names))
     console.print(table)
@@ -228,7 +230,7 @@ def run(console: Console, home: Path, nodes: list[Node], interrupts: Interrupts)
     by_node = dict.fromkeys(NAMES, 0)
     for task in tasks:
         by_node[who_ran(task, names)] += 1
-    chosen = ", ".join(f"{key}={value}" for key, value in sorted(best["params"].items()))
+    chosen = ", ".join(f"{key}={shown(value)}" for key, value in sorted(best["params"].items()))
     console.print(f"\n[bold]3.[/] best {metric} [bold green]{accuracy:.4f}[/] with {chosen}")
     console.print("   trials: " + ", ".join(f"{name} ran {count}" for name, count in by_node.items()))
     if accuracy <= GOOD:

@@ -71,6 +71,8 @@ class TaskState:
         """The current acceptance: the highest claim, then the lowest attempt id."""
         if not self.acceptances:
             return None
+        if len(self.acceptances) == 1:
+            return next(iter(self.acceptances.values()))
         best = max(a.claim.key for a in self.acceptances.values())
         return min((a for a in self.acceptances.values() if a.claim.key == best), key=lambda a: a.attempt)
 

@@ -173,10 +173,12 @@ class Report(NamedTuple):
     bid: Bid | None
     declares: int  # slices still to come + 1 of a declaration; 0: none
     cannot: tuple[tuple[str, str], ...] = ()  # shape's cwd or kind this node can not serve, and why
+    session: int = 0  # counts this life's declarations: each one starts the numbering of orders anew
+    slices: int = 0  # of the declaration in all
 
 
 class Orders(NamedTuple):
-    """Leader to worker, numbered per claim and worker; repeated until ``Report.applied`` covers them."""
+    """Leader to worker, numbered per session; repeated until ``Report.applied`` covers them."""
 
     claim: Claim
     seq: int
@@ -184,6 +186,7 @@ class Orders(NamedTuple):
     recalls: tuple[tuple[AttemptId, str], ...]  # and why
     acks: tuple[AttemptId, ...]  # ended attempts that are durable elsewhere: the worker may forget them
     unknown: tuple[AttemptId, ...]  # the leader does not know their task: keep them
+    session: int = 0  # of the worker; 0: the leader has none with it, and asks it to declare
 
 
 Message: TypeAlias = Heartbeat | Verdict | YieldRequest | Yield | Refused | Relayed | Pull | Pulled | Report | Orders

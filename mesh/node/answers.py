@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from mesh.core.effects import Answer
-from mesh.core.errors import NoLeader, NotFound
+from mesh.core.errors import NotFound
 from mesh.core.events import Event
 from mesh.core.ids import AttemptId, JobId, TaskId
-from mesh.core.lattice import FAILED, NO_OUTCOME, Attempt
-from mesh.core.ledger import BROKEN, CANCELLED, DONE, FINAL, JobState
+from mesh.core.lattice import Attempt
+from mesh.core.ledger import DONE, FINAL
 from mesh.core.machine import Machine
 from mesh.node import views
 from mesh.node.driver import Clock, Driver
@@ -69,57 +69,18 @@ class Answers:
     # Results.
 
     def standing(self, job: JobId) -> Standing:
-        ledger = self.machine.ledger
-        found = self._job(job)
-        counts = JobCounts(**found.counts)
-        ended = bool(found.tasks) and found.final()
-        if not ended:
-            state = "paused" if ledger.value(f"job/{job}", "paused") else "running"
-        elif counts.failed:
-            state = BROKEN
-        else:
-            state = CANCELLED if counts.cancelled else DONE
-        return Standing(counts, state, ended, found.spec is None or found.spec.kind == "functions")
+        counts, state, open_ended = views.standing(self.machine, job)
+        return Standing(JobCounts(**counts), state, state in FINAL, open_ended)
 
     def ended(self, job: JobId) -> list[TaskId]:
-        tasks = self.machine.ledger.tasks
-        return [task for task in self._job(job).tasks if tasks[task].state in FINAL]
+        return views.ended(self.machine, job)
 
     def result(self, job: JobId, task: TaskId) -> TaskResult | None:
-        found = self.machine.ledger.tasks.get(task)
-        if found is None or found.spec is None or found.spec.job != job or found.state not in FINAL:
-            return None
-        acceptance, end = found.accepted(), found.ended
-        attempt: Attempt | None
-        if acceptance is not None:
-            attempt = found.attempts.get(acceptance.attempt)
-            if attempt is None:
-                return None  # accepted by another leader; the result itself is still on its way here
-        else:
-            failed = (a for a in found.attempts.values() if a.ended and a.phase == FAILED and a.run == found.run)
-            attempt = max(failed, key=lambda a: (a.outcome.finished_ms, a.id), default=None)
-        outcome = NO_OUTCOME if attempt is None else attempt.outcome
-        code, message = (end.code, end.message) if acceptance is None and end is not None else ("", "")
-        return TaskResult(
-            task,
-            found.state,
-            outcome.result,
-            outcome.digest,
-            code or outcome.code,
-            message or outcome.message,
-            outcome.detail,
-            "" if attempt is None else attempt.node,
-            "" if attempt is None else attempt.id,
-            outcome.metrics,
-        )
-
-    def _job(self, job: JobId) -> JobState:
-        found = self.machine.ledger.jobs.get(job)
-        if found is not None and found.spec is not None:
-            return found
-        if not self.machine.leader.answers:
-            raise NoLeader(f"job {job} is not known yet", "the leader is still reading what others know", "try again")
-        raise NotFound(f"there is no job {job}", "", "see meshctl jobs")
+        found = views.result(self.machine, job, task)
+        told = None if found is None else TaskResult(*found)
+        if told is not None and told.state == DONE and not told.attempt:
+            return None  # accepted by another leader; the result itself is still on its way here
+        return told
 
     # Logs.
 

@@ -144,7 +144,7 @@ class Stream:
 
 def open_stream(channel: grpc.aio.Channel, method: str) -> tuple[Call, Stream]:
     """A two-way stream of raw frames. Nothing is known yet of whether anybody answers."""
-    call: Any = channel.stream_stream(method, request_serializer=as_is, response_deserializer=as_is)(None)  # type: ignore[arg-type]
+    call: Any = channel.stream_stream(method, request_serializer=as_is, response_deserializer=as_is)(None)
     return call, Stream(call, call.done_writing)
 
 

@@ -42,7 +42,7 @@ from mesh.shell.runner_slots import Live, RunnerProcess, Slot, begin_frame, cras
 from mesh.shell.runner_tasks import TaskServer
 from mesh.task.frames import encode
 from mesh.task.logs import LogReader
-from mesh.task.places import Place, attempt_folder, empty, short_directory
+from mesh.task.places import Place, attempt_folder, short_directory, sweep
 from mesh.task.processes import LINUX, exit_words, send_signal
 
 SIGTERM, SIGKILL = 15, 9
@@ -95,7 +95,8 @@ class Runners:
         self._short = short_directory(self._state)
         socket_path = self._short / "tasks.sock"
         marker = f"MESH_TASK_SOCKET={socket_path}"
-        self._sweep(marker)
+        kill_marked(marker)
+        sweep(self._state, self._short)
         self._server = TaskServer(socket_path, self)
         launcher = ZygoteLauncher if options.chosen_mode() == "zygote" else SpawnLauncher
         self._launcher: Launcher = launcher(self._on_died, marker)
@@ -202,18 +203,6 @@ class Runners:
         self._teller.progressed(attempt)
 
     # -- runners
-
-    def _sweep(self, marker: str) -> None:
-        """What a life that was killed left: processes, TMPDIRs, captures and empty output directories."""
-        kill_marked(marker)
-        for folder in (self._short / "runners", self._state / "captures"):
-            folder.mkdir(parents=True, exist_ok=True)
-            empty(str(folder))
-        outputs = self._state / "outputs"
-        outputs.mkdir(exist_ok=True)
-        for output in outputs.iterdir():
-            if not os.listdir(output):
-                output.rmdir()
 
     def _start_runner(self, slot: Slot) -> None:
         if self._resting is not None:

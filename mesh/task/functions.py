@@ -7,6 +7,7 @@ imported from its own working directory does not outlive a change of those files
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import pickle
@@ -28,7 +29,8 @@ DETAIL_LIMIT = 32 << 10
 MESSAGE_LIMIT = 2 << 10
 CACHED_FUNCTIONS = 64
 
-# Slow to import, and safe to fork after: what a zygote imports ahead. Others may start threads or touch cards.
+# Slow to import, and safe to fork after: what a zygote imports ahead. Others may start threads or touch cards. They
+# read OMP_NUM_THREADS and the like when they are imported; later it takes threadpoolctl, so without it none is.
 PRELOADABLE = frozenset(("numpy", "scipy", "pandas", "sklearn", "torch", "torchvision", "lightgbm", "xgboost"))
 
 _NO_ARGUMENTS: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
@@ -57,6 +59,7 @@ class Functions:
         self._files: dict[str, tuple[str, int, int]] = {}  # module -> file, mtime, size; those from _folder
         self._modules = len(sys.modules)
         self._told: set[str] = set()
+        self._threads = ""
 
     def prepare(self, kind: str, target: str, function: bytes, arguments: bytes) -> Callable[[], Any]:
         """A callable without arguments. May run code of the user's: imports and unpickling."""
@@ -76,6 +79,14 @@ class Functions:
         else:
             self._unpickled.move_to_end(function)
         return call
+
+    def limit_threads(self, count: str) -> None:
+        """What OMP_NUM_THREADS and the like would have done, had they stood there before these were imported."""
+        if count == self._threads:
+            return
+        self._threads = count
+        if count.isdecimal() and can_limit_threads() and not PRELOADABLE.isdisjoint(sys.modules):
+            importlib.import_module("threadpoolctl").threadpool_limits(int(count))
 
     def enter(self, folder: str) -> None:
         """Make ``folder`` (empty: none) the place that modules come from, without those of another or an older one."""
@@ -120,6 +131,10 @@ class Functions:
         new = PRELOADABLE.intersection(sys.modules) - self._told
         self._told |= new
         return sorted(new)
+
+
+def can_limit_threads() -> bool:
+    return importlib.util.find_spec("threadpoolctl") is not None
 
 
 def _find(target: str) -> Callable[..., Any]:

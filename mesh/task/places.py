@@ -127,6 +127,18 @@ class Place:
         shutil.rmtree(self.home, ignore_errors=True)
 
 
+def sweep(state: Path, short: Path) -> None:
+    """What a life that was killed left: TMPDIRs, captures and empty output directories."""
+    for folder in (short / "runners", state / "captures"):
+        folder.mkdir(parents=True, exist_ok=True)
+        empty(str(folder))
+    outputs = state / "outputs"
+    outputs.mkdir(exist_ok=True)
+    for output in outputs.iterdir():
+        if not os.listdir(output):
+            output.rmdir()
+
+
 def empty(folder: str) -> None:
     with os.scandir(folder) as entries:
         for entry in entries:

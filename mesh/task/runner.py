@@ -214,6 +214,7 @@ class Runner:
             self._in_function = True
             os.chdir(row.cwd or self._place.output)
             self._functions.enter(row.cwd)
+            self._functions.limit_threads(os.environ.get("OMP_NUM_THREADS", ""))
             value = self._functions.prepare(row.kind, row.target, blobs[row.function], blobs[row.arguments])()
             self._in_function = False
             ended = succeeded(value)

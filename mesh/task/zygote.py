@@ -23,7 +23,7 @@ import signal
 import socket
 import sys
 
-from mesh.task.functions import PRELOADABLE
+from mesh.task.functions import PRELOADABLE, can_limit_threads
 from mesh.task.processes import become_subreaper, children, die_with_parent, end_children, send_signal
 from mesh.task.runner import run
 
@@ -84,7 +84,7 @@ class Zygote:
         return None
 
     def _preload(self, modules: list[str]) -> None:
-        for name in sorted(PRELOADABLE.intersection(modules) - self._tried):
+        for name in sorted(PRELOADABLE.intersection(modules) - self._tried) if can_limit_threads() else ():
             self._tried.add(name)
             try:
                 importlib.import_module(name)

@@ -148,7 +148,7 @@ class Cannot(_message.Message):
     def __init__(self, what: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
 
 class Report(_message.Message):
-    __slots__ = ("claim", "life", "applied", "attempts", "progress", "bid", "declares", "cannot")
+    __slots__ = ("claim", "life", "applied", "attempts", "progress", "bid", "declares", "cannot", "session", "slices")
     CLAIM_FIELD_NUMBER: _ClassVar[int]
     LIFE_FIELD_NUMBER: _ClassVar[int]
     APPLIED_FIELD_NUMBER: _ClassVar[int]
@@ -157,6 +157,8 @@ class Report(_message.Message):
     BID_FIELD_NUMBER: _ClassVar[int]
     DECLARES_FIELD_NUMBER: _ClassVar[int]
     CANNOT_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    SLICES_FIELD_NUMBER: _ClassVar[int]
     claim: _ledger_pb2.Claim
     life: str
     applied: int
@@ -165,7 +167,9 @@ class Report(_message.Message):
     bid: Bid
     declares: int
     cannot: _containers.RepeatedCompositeFieldContainer[Cannot]
-    def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., life: _Optional[str] = ..., applied: _Optional[int] = ..., attempts: _Optional[_Iterable[_Union[_ledger_pb2.Attempt, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., bid: _Optional[_Union[Bid, _Mapping]] = ..., declares: _Optional[int] = ..., cannot: _Optional[_Iterable[_Union[Cannot, _Mapping]]] = ...) -> None: ...
+    session: int
+    slices: int
+    def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., life: _Optional[str] = ..., applied: _Optional[int] = ..., attempts: _Optional[_Iterable[_Union[_ledger_pb2.Attempt, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., bid: _Optional[_Union[Bid, _Mapping]] = ..., declares: _Optional[int] = ..., cannot: _Optional[_Iterable[_Union[Cannot, _Mapping]]] = ..., session: _Optional[int] = ..., slices: _Optional[int] = ...) -> None: ...
 
 class Recall(_message.Message):
     __slots__ = ("attempt", "why")
@@ -176,20 +180,22 @@ class Recall(_message.Message):
     def __init__(self, attempt: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
 
 class Orders(_message.Message):
-    __slots__ = ("claim", "seq", "grants", "recalls", "acks", "unknown")
+    __slots__ = ("claim", "seq", "grants", "recalls", "acks", "unknown", "session")
     CLAIM_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     GRANTS_FIELD_NUMBER: _ClassVar[int]
     RECALLS_FIELD_NUMBER: _ClassVar[int]
     ACKS_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
     claim: _ledger_pb2.Claim
     seq: int
     grants: _containers.RepeatedCompositeFieldContainer[Grant]
     recalls: _containers.RepeatedCompositeFieldContainer[Recall]
     acks: _containers.RepeatedScalarFieldContainer[str]
     unknown: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., seq: _Optional[int] = ..., grants: _Optional[_Iterable[_Union[Grant, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Recall, _Mapping]]] = ..., acks: _Optional[_Iterable[str]] = ..., unknown: _Optional[_Iterable[str]] = ...) -> None: ...
+    session: int
+    def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., seq: _Optional[int] = ..., grants: _Optional[_Iterable[_Union[Grant, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Recall, _Mapping]]] = ..., acks: _Optional[_Iterable[str]] = ..., unknown: _Optional[_Iterable[str]] = ..., session: _Optional[int] = ...) -> None: ...
 
 class ReportFrame(_message.Message):
     __slots__ = ("node", "report", "life")

@@ -45,12 +45,12 @@ def opening(node: str, life: str) -> pb.ReportFrame:
 
 
 def encode_report(report: Report) -> pb.ReportFrame:
-    claim, life, applied, attempts, progress, bid, declares, cannot = report
+    claim, life, applied, attempts, progress, bid, declares, cannot, session, slices = report
     frame = pb.ReportFrame()
     out = frame.report
     try:
         put_claim(out.claim, claim)
-        out.life, out.applied, out.declares = life, applied, declares
+        out.life, out.applied, out.declares, out.session, out.slices = life, applied, declares, session, slices
         add = out.attempts.add
         for attempt in attempts:
             put_attempt(add(), attempt)
@@ -80,18 +80,20 @@ def decode_report(frame: pb.ReportFrame) -> Report | None:
             _get_bid(m.bid) if m.HasField("bid") else None,
             m.declares,
             tuple([(cannot.what, cannot.why) for cannot in m.cannot]),
+            m.session,
+            m.slices,
         )
     except UNREADABLE as error:
         raise unreadable("report", error) from error
 
 
 def encode_orders(orders: Orders) -> pb.OrdersFrame:
-    claim, seq, grants, recalls, acks, unknown = orders
+    claim, seq, grants, recalls, acks, unknown, session = orders
     frame = pb.OrdersFrame()
     out = frame.orders
     try:
         put_claim(out.claim, claim)
-        out.seq = seq
+        out.seq, out.session = seq, session
         add = out.grants.add
         for attempt, run, task, priority, devices, alternative in grants:
             grant = add(attempt=attempt, run=run, priority=priority, devices=devices, alternative=alternative)
@@ -123,6 +125,7 @@ def decode_orders(frame: pb.OrdersFrame) -> Orders | None:
             tuple([(recall.attempt, recall.why) for recall in m.recalls]),
             tuple(m.acks),
             tuple(m.unknown),
+            m.session,
         )
     except UNREADABLE as error:
         raise unreadable("batch of orders", error) from error

@@ -11,7 +11,7 @@ from mesh.core import events as ev
 from mesh.core import params
 from mesh.core.errors import NotFound
 from mesh.core.identity import Me
-from mesh.core.lattice import FAILED, SUCCEEDED, Job, Outcome, Retries, Shape, Task
+from mesh.core.lattice import FAILED, SUCCEEDED, Acceptance, Job, Outcome, Retries, Shape, Task
 from mesh.core.machine import Machine
 from mesh.core.messages import Offer
 from mesh.node.answers import Answers
@@ -73,6 +73,14 @@ def test_results_and_standing_follow_the_tasks(rig: Rig) -> None:
         "t2", "cancelled", code="cancelled", message="cancelled by its user"
     )
     assert rig.answers.standing("j1") == Standing(JobCounts(succeeded=1, failed=1, cancelled=1), "failed", True, False)
+
+
+def test_result_that_is_not_here_yet_is_none(rig: Rig) -> None:
+    rig.submit(1)
+    claim = rig.machine.election.claim._replace(term=99)
+    rig.machine.ledger.join(Acceptance("t0", "99.50-B.life.1", claim, "d"))
+    assert rig.answers.ended("j1") == ["t0"]
+    assert rig.answers.result("j1", "t0") is None
 
 
 def test_result_of_another_job_is_none(rig: Rig) -> None:

@@ -32,6 +32,11 @@ async def h(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Har
     await harness.close()
 
 
+@pytest.fixture(autouse=True)
+def _no_thread_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # meshd's own would go before what is granted
+
+
 def children() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
@@ -700,10 +705,17 @@ async def test_a_zygote_imports_ahead_what_functions_imported(tmp_path: Path) ->
 
         return float(np.random.random())
 
+    def threads() -> list[int]:
+        import threadpoolctl
+
+        return [int(os.environ["OMP_NUM_THREADS"]), *{pool["num_threads"] for pool in threadpoolctl.threadpool_info()}]
+
     h = Harness(tmp_path / "s", "zygote")
     assert not await h.value(function(loaded))
     first = await h.value(function(draw))
     assert await h.value(function(loaded), slot=1)
+    assert await h.value(function(threads), slot=3, millicpus=2000) == [2, 2]
+    assert await h.value(function(threads), slot=3) == [1, 1]
     assert len({first, await h.value(function(draw), slot=1), await h.value(function(draw), slot=2)}) == 3
     await h.close()
 

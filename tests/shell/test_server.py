@@ -511,10 +511,17 @@ async def test_logs_of_what_nobody_knows(pair: tuple[Node, Node]) -> None:
     assert (await failure(pair[0].stub.Logs(pb.LogsRequest(target="t9"))))[0] == "NotFound"
 
 
-async def test_logs_that_each_node_says_another_has_end(pair: tuple[Node, Node]) -> None:
-    follower, leader = pair
-    follower.world.where, leader.world.where = {"t1": leader.address}, {"t1": follower.address}
-    assert (await failure(follower.stub.Logs(pb.LogsRequest(target="t1"))))[0] == "NoLeader"
+async def test_logs_are_read_where_the_leader_says_they_are(pair: tuple[Node, Node]) -> None:
+    follower, leader = pair  # which no longer knows the task, since the leader has its result
+    leader.world.where = {"t1": follower.address}
+    assert await chunks(follower.stub.Logs(pb.LogsRequest(target="t1"))) == [b"follower", b"t1", b"newest", b"False"]
+
+
+async def test_logs_that_each_leader_says_another_has_end(pair: tuple[Node, Node]) -> None:
+    one, two = pair
+    one.world.leads = True
+    one.world.where, two.world.where = {"t1": two.address}, {"t1": one.address}
+    assert (await failure(one.stub.Logs(pb.LogsRequest(target="t1"))))[0] == "NoLeader"
 
 
 async def test_stopping_node_says_so(node: Node) -> None:
