@@ -91,9 +91,10 @@ def program(name: str) -> str:
 
 def meshctl(env: dict[str, str], *arguments: str, within: float = 300.0) -> Any:
     """The last document that the command prints."""
-    done = subprocess.run(
-        [program("meshctl"), "-o", "json", *arguments], stdout=subprocess.PIPE, env=env, timeout=within, check=True
-    )
+    command = [program("meshctl"), "-o", "json", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=within, check=False)
+    if done.returncode:
+        raise RuntimeError(f"meshctl {arguments[0]} exited with {done.returncode}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

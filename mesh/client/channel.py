@@ -10,8 +10,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from collections.abc import AsyncGenerator, Iterable
 from typing import Any
+
+# Unless told otherwise gRPC reports every daemon that goes on stderr, in the middle of the user's own output.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import grpc
 

@@ -9,6 +9,7 @@ Grants leave before they are synced (they promise nothing); acknowledgements, ac
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
@@ -40,7 +41,7 @@ from mesh.core.lattice import (
 from mesh.core.ledger import BROKEN, CANCELLED, FINAL, TaskState
 from mesh.core.matching import Decision, match
 from mesh.core.members import Members, Peer
-from mesh.core.messages import Grant, Report
+from mesh.core.messages import Grant, Refused, Report
 from mesh.core.outbox import Outbox
 from mesh.core.params import Params
 from mesh.core.puller import Puller
@@ -77,6 +78,7 @@ class Leader:
         self._lost_at: dict[NodeId, float] = {}  # when open attempts on a node without a session become LOST
         self._fresh: set[JobId] = set()  # submitted in this life, to a provisional leader
         self._rebuild: Iterator[TaskId] | None = None
+        self._chores: deque[tuple[int, Iterator[None]]] = deque()  # calls under way, and the rest of their work
         self._dirty = False
         self._changed: dict[TaskId, None] = {}
         self._jobs_changed: dict[JobId, None] = {}
@@ -111,6 +113,9 @@ class Leader:
         self.sessions.clear()
         self.accounts.clear()
         self._rebuild = None
+        for call, _ in self._chores:
+            self.out.do(Answer(call, "NoLeader", "only a part was changed; the leader changed meanwhile; try again"))
+        self._chores.clear()
 
     def on_member(self, peer: Peer, now: float) -> None:
         """A member came in reach, or follows us now: what its journal knows, we should know."""
@@ -129,11 +134,6 @@ class Leader:
 
     def _known_others(self) -> bool:
         return any(not peer.left for peer in self.members.peers.values())
-
-    @property
-    def answers(self) -> bool:
-        """Whether this leader may say that it does not know an id."""
-        return self.phase == OPEN
 
     # -- submissions and control ------------------------------------------------------------------------------------
 
@@ -174,25 +174,47 @@ class Leader:
     def on_asked(self, event: CancelAsked | PauseAsked | PriorityAsked | RetryAsked, now: float) -> None:
         target = event.job if isinstance(event, PauseAsked) else event.target
         tasks = self._tasks_of(target)
-        if self.phase == CLOSED or self.trouble or (tasks is None and not self.answers):
+        if self.phase == CLOSED or self.trouble:
             why = self.trouble or "nobody leads here at the moment"
             self.out.do(Answer(event.call, "NoLeader", f"nothing was changed; {why}; try again"))
-            return
-        if tasks is None:
-            self.out.do(Answer(event.call, "NotFound", f"there is no job or task {target}; see `meshctl jobs`"))
-            return
+        elif tasks is None:
+            why = self.why_unknown(now)
+            text = f"{why}; try again" if why else "see `meshctl jobs`"
+            self.out.do(
+                Answer(event.call, "NoLeader" if why else "NotFound", f"there is no job or task {target}; {text}")
+            )
+        else:
+            self._chores.append((event.call, self._carry_out(event, target, tasks, now)))
+
+    def why_unknown(self, now: float) -> str:
+        """Why an id that is not known here may exist all the same; empty: it does not."""
+        if self.phase != OPEN:
+            return "the leader is still gathering journals"
+        away = [
+            peer.name or peer.node for peer in self.members.known()
+            if peer.role not in ("worker", "observer") and not self.members.alive(peer, now)
+        ]  # fmt: skip
+        return f"members that might know it are away: {', '.join(away)}" if away else ""
+
+    def _carry_out(
+        self, event: CancelAsked | PauseAsked | PriorityAsked | RetryAsked, target: str, tasks: list[TaskId], now: float
+    ) -> Iterator[None]:
+        """In slices: a job may have 100,000 tasks, and no step may take longer than 20 ms."""
         job = target if target in self.ledger.jobs else self._spec(tasks[0]).job
+        count = len(tasks)
         match event:
-            case CancelAsked():
-                count = sum(self._cancel(task, now) for task in tasks)
-            case RetryAsked():
-                count = sum(self._retry(task, now) for task in tasks)
+            case CancelAsked() | RetryAsked():
+                change = self._cancel if isinstance(event, CancelAsked) else self._retry
+                count = 0
+                for number, task in enumerate(tasks, 1):
+                    count += change(task, now)
+                    if number % self.params.slice_records == 0:
+                        yield
             case PauseAsked():
                 self._register(f"job/{event.job}", "paused", "1" if event.paused else "")
                 self.ready.pause(event.job, event.paused)
-                count = len(tasks)
             case PriorityAsked():
-                count = self._prioritise(event.target, tasks, event.priority)
+                self._prioritise(event.target, event.priority)
         self._dirty = True
         self._jobs_changed[job] = None
         self.out.when_durable(Answer(event.call, count=count, durable_on=self.durable_on()))
@@ -222,15 +244,14 @@ class Leader:
         self.consider(task, now)
         return True
 
-    def _prioritise(self, target: JobId | TaskId, tasks: list[TaskId], priority: int) -> int:
+    def _prioritise(self, target: JobId | TaskId, priority: int) -> None:
         if target in self.ledger.jobs:
             self._register(f"job/{target}", "priority", str(priority))
             self.ready.reprioritise(target, priority)
-            return len(tasks)
+            return
         self._register(f"task/{target}", "priority", str(priority))
         if target in self.ready:
             self._push(self._spec(target), None)
-        return 1
 
     def _register(self, scope: str, field: str, value: str) -> None:
         if self.ledger.value(scope, field) != value:
@@ -385,7 +406,9 @@ class Leader:
             session = None
         if session is None:
             if not report.declares:
-                return None  # what it holds is not known yet: it declares to every claim
+                # What it holds is not known (we had given it up): it has to declare.
+                self.out.send(sender, Refused(self.claim, alive=True))
+                return None
             session = self.sessions[sender] = Session(sender, report.life)
             self.accounts[sender] = Account(sender)
             self._lost_at.pop(sender, None)
@@ -401,18 +424,19 @@ class Leader:
         """A declaration is complete: what the ledger believes to be open there, and is not, never will be."""
         declared = session.declared
         session.complete = True
-        for name in sorted(self.ledger.tasks):
-            state = self.ledger.tasks[name]
-            for attempt in state.open_attempts():
-                if attempt.node != session.node or attempt.id in declared or attempt.id in session.open:
-                    continue
-                arrived = attempt.phase != OFFERED or self._former_life(session, attempt)
+        for attempt in self._open_on(session.node):
+            if attempt.id not in declared and attempt.id not in session.open:
+                arrived = attempt.phase != OFFERED or self._former_life(session)
                 self._lose(attempt, "its process ended" if arrived else NOT_COUNTED, now)
         for attempt_name in declared:
             self._adopt(session, attempt_name, now)
         session.declared = {}
 
-    def _former_life(self, session: Session, attempt: Attempt) -> bool:
+    def _open_on(self, node: NodeId) -> list[Attempt]:
+        found = sorted(self.ledger.open.get(node, {}).items())
+        return [self.ledger.tasks[task].attempts[name] for name, task in found]
+
+    def _former_life(self, session: Session) -> bool:
         lived = self.ledger.lives.get(session.node)
         return lived is not None and lived.life != session.life
 
@@ -457,10 +481,8 @@ class Leader:
                     self.loads.closed(held.job, held.need)
 
     def _lose_all(self, node: NodeId, why: str, now: float) -> None:
-        for name in sorted(self.ledger.tasks):
-            for attempt in self.ledger.tasks[name].open_attempts():
-                if attempt.node == node:
-                    self._lose(attempt, why, now)
+        for attempt in self._open_on(node):
+            self._lose(attempt, why, now)
 
     def _lose(self, attempt: Attempt, code: str, now: float) -> None:
         self._closed(attempt)
@@ -520,6 +542,8 @@ class Leader:
             self.out.when_durable(JobsChanged(jobs))
 
     def _advance(self, now: float) -> None:
+        if self._chores and next(self._chores[0][1], self) is self:  # a chore yields None until it is done
+            self._chores.popleft()
         if self.phase == PULLING and (self.claim.established or not self._known_others()):
             if any(self.members.is_alive(node, now) for node in self.puller.busy()):
                 return
@@ -572,7 +596,7 @@ class Leader:
         times.extend(session.deadline(self.params) for session in self.sessions.values())
         if self._dirty:
             times.append(self._hold_until)
-        if self._rebuild is not None:
+        if self._rebuild is not None or self._chores:
             times.append(0.0)
         return min((time for time in times if time is not None), default=None)
 

@@ -109,6 +109,7 @@ class Ledger:
     def __init__(self) -> None:
         self.jobs: dict[JobId, JobState] = {}
         self.tasks: dict[TaskId, TaskState] = {}
+        self.open: dict[NodeId, dict[AttemptId, TaskId]] = {}  # derived: open attempts, LOST ones not, by holder
         self.registers: dict[tuple[str, str], Register] = {}
         self.meshes: dict[str, bool] = {}
         self.lives: dict[NodeId, Lived] = {}
@@ -151,6 +152,11 @@ class Ledger:
         if known is not None and attempt <= known:
             return False
         state.attempts[attempt.id] = attempt
+        here = self.open.setdefault(attempt.node, {})
+        if attempt.ended or attempt.phase == LOST:
+            here.pop(attempt.id, None)
+        else:
+            here[attempt.id] = attempt.task
         self._derive(attempt.task, state)
         return True
 
@@ -253,6 +259,8 @@ class Ledger:
         """Drop a task that is known here only through attempts a leader has acknowledged."""
         state = self.tasks.get(task)
         if state is not None and state.spec is None:
+            for attempt in state.attempts.values():
+                self.open.get(attempt.node, {}).pop(attempt.id, None)
             del self.tasks[task]
             self._touched.discard(task)
 
@@ -287,6 +295,9 @@ class Ledger:
                 for task in job.tasks:
                     counts[self.tasks[task].state] += 1
                 assert counts == job.counts, f"job {name} counts {job.counts}, its tasks say {counts}"
+            found = {(a.node, a.id) for task in self.tasks.values() for a in task.open_attempts()}
+            kept = {(node, attempt) for node, here in self.open.items() for attempt in here}
+            assert found == kept, f"open attempts are kept as {kept - found}, records say {found - kept}"
 
 
 _JOINS: dict[type, Callable[[Ledger, Any], bool]] = {

@@ -46,7 +46,7 @@ from mesh.core.lattice import Lived, Mesh, Record
 from mesh.core.leader import Leader
 from mesh.core.ledger import Ledger
 from mesh.core.members import Members, Peer
-from mesh.core.messages import Heartbeat, Hello, Message, Orders, Pull, Pulled, Report
+from mesh.core.messages import Heartbeat, Hello, Message, Orders, Pull, Pulled, Refused, Report
 from mesh.core.outbox import Outbox
 from mesh.core.params import Params
 from mesh.core.puller import Puller
@@ -78,6 +78,7 @@ class Machine:
         self._drained = False
         self._whole = 0
         self._boot = True
+        self.now = now  # of the last step
 
     # -- the three calls --------------------------------------------------------------------------------------------
 
@@ -97,7 +98,7 @@ class Machine:
         """When the driver must send ``Ticked``, in monotonic seconds; a time in the past means at once."""
         if self._boot:
             return self.started
-        now = self._last
+        now = self.now
         times = [
             self._next_beat,
             self.election.deadline(now),
@@ -249,6 +250,8 @@ class Machine:
                 self.out.do(ServePull(sender, message.session, message.journal, message.position))
             case Pulled():
                 self.puller.on_pulled(sender, message, now)
+            case Refused() if message.highest == self._claim and sender == self._claim.leader:
+                self.worker.on_claim(self._claim)  # our leader had given us up: declare again
             case _:
                 self.election.on_message(sender, message, now)
 
@@ -281,7 +284,7 @@ class Machine:
 
     def _settle(self, now: float) -> None:
         """Let every part react until nothing is left to say to ourselves."""
-        self._last = now
+        self.now = now
         self.election.tick(now)
         self.puller.tick(now)
         self._tell_parts(now)
@@ -327,7 +330,7 @@ class Machine:
     def _caught_up(self, node: NodeId) -> bool:
         if self.puller.complete.get(node, float("-inf")) >= self.election.since:
             return True
-        self.puller.pull(node, self._last)
+        self.puller.pull(node, self.now)
         return False
 
     def _absorb(self, records: tuple[Record, ...], now: float) -> None:

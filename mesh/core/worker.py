@@ -52,7 +52,7 @@ class Worker:
         self.me, self.params, self.out = me, params, out
         self.offer: Offer | None = None
         self.claim: Claim = NO_CLAIM  # whose orders are obeyed
-        self.applied = 0
+        self.session = self.applied = 0  # declarations so far; orders of this session, up to which all were applied
         self.held: dict[AttemptId, Held] = {}
         self.queue: deque[AttemptId] = deque()
         self.busy: dict[int, list[AttemptId]] = {}  # slot -> attempts handed to its runner and not ended
@@ -66,6 +66,8 @@ class Worker:
         self._began: list[AttemptId] = []  # to report within a heartbeat
         self._progress: dict[AttemptId, bytes] = {}
         self._declare = False
+        self._declared_at: float | None = None  # while no orders have answered the last declaration
+        self._patience = 0.0  # and for how long it is waited for
         self._bid_due = False
         self._soft_at: float | None = None  # when what is not urgent is reported
 
@@ -83,9 +85,9 @@ class Worker:
 
     def on_claim(self, claim: Claim) -> None:
         """Follow this claim from now on (NO_CLAIM: nobody), or declare again to the same one."""
-        if claim != self.claim:
-            self.claim, self.applied = claim, 0
+        self.claim = claim
         self._declare = claim != NO_CLAIM
+        self._declared_at, self._patience = None, self.params.resend_after
 
     def on_orders(self, sender: NodeId, orders: Orders, leader_alive: bool, now: float) -> None:
         if orders.claim != self.claim:
@@ -97,6 +99,11 @@ class Worker:
         for attempt in orders.unknown:
             if self._unacknowledged.pop(attempt, None) is not None:
                 self._unknown[attempt] = now
+        if orders.session != self.session:
+            # Of a session that is over; or it has none with us: it lost us out of sight when we did not lose it.
+            self._declare |= orders.session == 0 and self._declared_at is None
+            return
+        self._declared_at, self._patience = None, self.params.resend_after
         if orders.seq == 0:
             return
         self._bid_due = True
@@ -279,6 +286,8 @@ class Worker:
         if self.claim == NO_CLAIM or self.offer is None or not self.me.works:
             return None  # nobody to report to
         times = [] if self._soft_at is None else [self._soft_at]
+        if self._declared_at is not None:
+            times.append(self._declared_at + self._patience)
         for waiting, patience in ((self._unacknowledged, 2), (self._unknown, 10)):
             if waiting:
                 times.append(next(iter(waiting.values())) + self.params.resend_after * patience)
@@ -290,7 +299,7 @@ class Worker:
             if not self.me.works:
                 self._declare = False
             return
-        if self._declare:
+        if self._declare or (self._declared_at is not None and now >= self._declared_at + self._patience):
             self._declare_all(now)
             return
         self._resend(now)
@@ -299,12 +308,13 @@ class Worker:
             began = [self.held[n].attempt for n in self._began if n in self.held and not self.held[n].attempt.ended]
             self._report(self._ended + began, 0)
 
-    def _report(self, attempts: list[Attempt], declares: int) -> None:
+    def _report(self, attempts: list[Attempt], declares: int, slices: int = 0) -> None:
         ended, self._ended = bool(self._ended) or declares > 0, []
         self._began, self._soft_at, self._bid_due = [], None, False
         progress, self._progress = tuple(self._progress.items()), {}
         report = Report(
-            self.claim, self.me.life, self.applied, tuple(attempts), progress, self.bid(), declares
+            self.claim, self.me.life, self.applied, tuple(attempts), progress, self.bid(), declares, (), self.session,
+            slices,
         )  # fmt: skip
         leader = self.claim.leader
         if ended and leader != self.me.node:
@@ -314,6 +324,8 @@ class Worker:
 
     def _declare_all(self, now: float) -> None:
         self._declare = False
+        self._declared_at, self._patience = now, min(self._patience * 2, 16 * self.params.resend_after)
+        self.session, self.applied = self.session + 1, 0
         self._sent_speeds.clear()
         for name in (*self._unknown, *self._unacknowledged):
             self._unacknowledged[name] = now
@@ -326,7 +338,7 @@ class Worker:
         size = self.params.slice_records
         slices = [everything[at : at + size] for at in range(0, len(everything), size)] or [[]]
         for left, part in zip(range(len(slices), 0, -1), slices, strict=True):
-            self._report(part, left)
+            self._report(part, left, len(slices))
 
     def _resend(self, now: float) -> None:
         for waiting, patience in ((self._unacknowledged, 2), (self._unknown, 10)):

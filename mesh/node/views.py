@@ -182,9 +182,10 @@ def _task(machine: Machine, name: TaskId) -> TaskState:
 
 
 def _unknown(machine: Machine, what: str, name: str, hint: str) -> NotFound | NoLeader:
-    """A leader that has not pulled everybody's journal yet must not deny that an id exists."""
-    if machine.leading and machine.leader.phase != OPEN:
-        return NoLeader(f"{what} {name} is not known here yet", "the leader is still gathering journals", "try again")
+    """A leader must not deny that an id exists while there are journals that it has not read."""
+    why = machine.leader.why_unknown(machine.now) if machine.leading else ""
+    if why:
+        return NoLeader(f"{what} {name} is not known here", why, "try again")
     return NotFound(f"there is no {what} {name}", "", f"see {hint}")
 
 

@@ -83,7 +83,18 @@ of_one_task = st.lists(
     st.one_of([RECORDS[kind] for kind in (Task, Attempt, Acceptance, Run, Ended)]).map(lambda r: _of_task(r, "t1")),
     max_size=10,
 )
-histories = st.one_of(anything, of_one_type, of_one_task)
+
+
+@st.composite
+def near(draw: st.DrawFn) -> list[Record]:
+    """Records that are equal but for one field each."""
+    kind = draw(st.sampled_from(list(RECORDS)))
+    base, other = draw(RECORDS[kind]), draw(RECORDS[kind])
+    fields = draw(st.lists(st.sampled_from(base._fields), min_size=1, max_size=5))
+    return [base, *(base._replace(**{field: getattr(other, field)}) for field in fields)]  # type: ignore[arg-type]
+
+
+histories = st.one_of(anything, of_one_type, of_one_task, near())
 
 
 def _of_task(record: Record, task: str) -> Record:
@@ -201,6 +212,7 @@ def test_every_record_type_is_drawn_and_joined() -> None:
 # -- what wins -------------------------------------------------------------------------------------------------------
 
 OPEN = Attempt("t1", "1.a.l.1", False, 0, OFFERED, 1, "50-A")
+SUCCESS_1 = OPEN._replace(ended=True, phase=SUCCEEDED, outcome=Outcome(digest="d1"))
 
 
 @pytest.mark.parametrize(
@@ -213,6 +225,7 @@ OPEN = Attempt("t1", "1.a.l.1", False, 0, OFFERED, 1, "50-A")
         (OPEN._replace(phase=LOST, round=3), OPEN._replace(ended=True, phase=RELEASED)),  # only the holder ends it
         (OPEN._replace(ended=True, phase=RELEASED), OPEN._replace(ended=True, phase=FAILED)),
         (OPEN._replace(ended=True, phase=FAILED), OPEN._replace(ended=True, phase=SUCCEEDED)),
+        (SUCCESS_1, SUCCESS_1._replace(outcome=Outcome(digest="d2"))),
         (Register("job/j", "priority", 1, "50-B", "z"), Register("job/j", "priority", 2, "50-A", "a")),
         (Register("job/j", "priority", 1, "50-A", "z"), Register("job/j", "priority", 1, "50-B", "a")),
         (Register("job/j", "priority", 1, "50-A", "a"), Register("job/j", "priority", 1, "50-A", "b")),

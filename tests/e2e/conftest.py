@@ -1,0 +1,31 @@
+"""The ``mesh`` fixture: daemons of one test, whose logs are shown where it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.mesh import Mesh, mesh_of
+
+SHOWN = 60  # lines of each daemon's log
+
+
+@pytest.fixture
+def mesh(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Mesh]:
+    with mesh_of(tmp_path) as made:
+        request.node.stash[MESH] = made
+        yield made
+
+
+MESH = pytest.StashKey[Mesh]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> object:
+    report = yield
+    if report.when == "call" and report.failed and MESH in item.stash:
+        for name, said in item.stash[MESH].logs():
+            report.sections.append((f"log of {name}", "\n".join(said.splitlines()[-SHOWN:])))
+    return report
