@@ -220,7 +220,7 @@ class Election:
 
     def tick(self, now: float) -> None:
         if self.role == LEADING:
-            if not self.claim.established:
+            if not self.claim.established and self._pending is None:
                 self._establish(now)
             return
         if self._pending is not None or self.why_not_eligible():

@@ -65,6 +65,7 @@ class Job(NamedTuple):
     maximize: bool = False
     submitted_ms: int = 0  # by the client's clock, for people only
     source: bytes = b""  # the file as submitted, for people only
+    size: int = 0  # tasks it will have, though they come in slices; 0: as many as come
 
 
 class Task(NamedTuple):

@@ -385,7 +385,7 @@ class Leader:
             session.on_report(report)
             if report.bid is not None:
                 self._bid(session, report, now)
-            if report.declares == 1:
+            if session.declared_whole:
                 self._reconcile(session, now)
             if acks or unknown:
                 answer = session.answer(self.claim, tuple(acks), tuple(unknown))
@@ -397,21 +397,23 @@ class Leader:
         return state is not None and state.spec is not None
 
     def _session(self, sender: NodeId, report: Report, now: float) -> Session | None:
-        """The session of a worker that follows our claim; a new life of it starts a new one."""
+        """The session of a worker that follows our claim; each declaration starts a new one."""
         if report.claim != self.claim:
             return None
+        peer = self.members.peers.get(sender)
+        if peer is not None and peer.life != report.life:
+            return None  # a former life of it spoke
         session = self.sessions.get(sender)
-        if session is not None and session.life != report.life:
-            self._drop(sender)
-            session = None
-        if session is None:
-            if not report.declares:
-                # What it holds is not known (we had given it up): it has to declare.
-                self.out.send(sender, Refused(self.claim, alive=True))
-                return None
-            session = self.sessions[sender] = Session(sender, report.life)
-            self.accounts[sender] = Account(sender)
-            self._lost_at.pop(sender, None)
+        if session is not None and session.life == report.life and report.session <= session.number:
+            return session if report.session == session.number else None
+        if not report.declares:
+            # What it holds is not known (we had given it up): it has to declare.
+            self.out.send(sender, Refused(self.claim, alive=True))
+            return None
+        self._drop(sender)
+        session = self.sessions[sender] = Session(sender, report.life, report.session)
+        self.accounts[sender] = Account(sender)
+        self._lost_at.pop(sender, None)
         return session
 
     def _bid(self, session: Session, report: Report, now: float) -> None:
@@ -423,7 +425,7 @@ class Leader:
     def _reconcile(self, session: Session, now: float) -> None:
         """A declaration is complete: what the ledger believes to be open there, and is not, never will be."""
         declared = session.declared
-        session.complete = True
+        session.complete, session.declared_whole = True, False
         for attempt in self._open_on(session.node):
             if attempt.id not in declared and attempt.id not in session.open:
                 arrived = attempt.phase != OFFERED or self._former_life(session)

@@ -179,6 +179,9 @@ class Machine:
             return
         self.refusals.pop(event.dialed or hello.address, None)
         peer = self.members.on_link_up(event.link, hello, event.dialed)
+        scope = f"node/{peer.node}"
+        if hello.address and self.ledger.value(scope, "address") != hello.address:  # a next life dials it
+            self.out.record(self.ledger.next_register(scope, "address", self.me.node, hello.address))
         for index, mesh in enumerate(hello.mesh_ids):
             self.out.record(Mesh(mesh, hello.mature and index == 0))
         self._beat_to(peer, now)
@@ -251,7 +254,7 @@ class Machine:
             case Pulled():
                 self.puller.on_pulled(sender, message, now)
             case Refused() if message.highest == self._claim and sender == self._claim.leader:
-                self.worker.on_claim(self._claim)  # our leader had given us up: declare again
+                self.worker.on_refused()
             case _:
                 self.election.on_message(sender, message, now)
 

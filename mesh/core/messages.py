@@ -186,7 +186,7 @@ class Orders(NamedTuple):
     recalls: tuple[tuple[AttemptId, str], ...]  # and why
     acks: tuple[AttemptId, ...]  # ended attempts that are durable elsewhere: the worker may forget them
     unknown: tuple[AttemptId, ...]  # the leader does not know their task: keep them
-    session: int = 0  # of the worker; 0: the leader has none with it, and asks it to declare
+    session: int = 0  # the worker's, that these belong to
 
 
 Message: TypeAlias = Heartbeat | Verdict | YieldRequest | Yield | Refused | Relayed | Pull | Pulled | Report | Orders

@@ -14,12 +14,18 @@ ORDER_BYTES = 1 << 20  # payloads in one message, so that a heartbeat never wait
 
 
 class Session:
-    """Orders are numbered from 1 and applied in order; those that a report does not cover are sent again."""
+    """Orders are numbered from 1 and applied in order; those that a report does not cover are sent again.
 
-    def __init__(self, node: NodeId, life: Life) -> None:
-        self.node, self.life = node, life
+    The worker numbers its sessions, one for each declaration, so that neither side takes orders or counts of an
+    earlier one for its own. The first orders, empty where nothing is granted, say that the declaration arrived.
+    """
+
+    def __init__(self, node: NodeId, life: Life, number: int) -> None:
+        self.node, self.life, self.number = node, life, number
         self.seq = self.applied = 0
-        self.complete = False  # its declaration is
+        self.complete = False  # its declaration was dealt with
+        self.declared_whole = False  # all slices of it are here, and it was not dealt with yet
+        self._slices: set[int] = set()
         self.declared: dict[AttemptId, Attempt] = {}
         self.open: dict[AttemptId, tuple[TaskId, Resources, tuple[str, ...], int]] = {}  # and the seq of its grant
         self._unapplied: deque[Orders] = deque()
@@ -33,8 +39,10 @@ class Session:
             self.applied = min(report.applied, self.seq)
         while self._unapplied and self._unapplied[0].seq <= self.applied:
             self._unapplied.popleft()
-        if report.declares:
+        if report.declares and not self.complete:
             self.declared.update((attempt.id, attempt) for attempt in report.attempts)
+            self._slices.add(report.declares)
+            self.declared_whole = len(self._slices) == report.slices
 
     def uncounted(self) -> list[tuple[Resources, tuple[str, ...]]]:
         """What was granted and the last bid could not count yet."""
@@ -51,11 +59,11 @@ class Session:
     def answer(self, claim: Claim, acks: tuple[AttemptId, ...], unknown: tuple[AttemptId, ...]) -> Orders:
         """Outside the numbering: if it is lost, the worker reports again."""
         self._recalled.difference_update(acks)
-        return Orders(claim, 0, (), (), acks, unknown)
+        return Orders(claim, 0, (), (), acks, unknown, self.number)
 
     def send(self, claim: Claim, params: Params, out: Outbox, now: float) -> None:
         """What was decided in this step; and again what was not applied in time."""
-        while self._grants or self._recalls:
+        while self._grants or self._recalls or (self.complete and not self.seq):
             part: list[Grant] = []
             size = 0
             for grant, need in self._grants:
@@ -67,7 +75,7 @@ class Session:
             del self._grants[: len(part)]
             self.seq += 1
             recalls, self._recalls = tuple(self._recalls.items()), {}
-            orders = Orders(claim, self.seq, tuple(part), recalls, (), ())
+            orders = Orders(claim, self.seq, tuple(part), recalls, (), (), self.number)
             if not self._unapplied:
                 self._sent_at = now
             self._unapplied.append(orders)

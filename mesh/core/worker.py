@@ -89,6 +89,10 @@ class Worker:
         self._declare = claim != NO_CLAIM
         self._declared_at, self._patience = None, self.params.resend_after
 
+    def on_refused(self) -> None:
+        """The leader has no session with us: it lost us out of sight, and we did not notice."""
+        self._declare |= self._declared_at is None  # else a declaration is under way
+
     def on_orders(self, sender: NodeId, orders: Orders, leader_alive: bool, now: float) -> None:
         if orders.claim != self.claim:
             if orders.claim.key < self.claim.key:
@@ -100,9 +104,7 @@ class Worker:
             if self._unacknowledged.pop(attempt, None) is not None:
                 self._unknown[attempt] = now
         if orders.session != self.session:
-            # Of a session that is over; or it has none with us: it lost us out of sight when we did not lose it.
-            self._declare |= orders.session == 0 and self._declared_at is None
-            return
+            return  # of a session that is over
         self._declared_at, self._patience = None, self.params.resend_after
         if orders.seq == 0:
             return

@@ -191,7 +191,8 @@ def _unknown(machine: Machine, what: str, name: str, hint: str) -> NotFound | No
 
 def _job_state(machine: Machine, name: JobId, state: JobState) -> str:
     counts = state.counts
-    if counts["pending"] or counts["running"] or not state.tasks:
+    complete = state.tasks and (state.spec is None or len(state.tasks) >= state.spec.size)
+    if counts["pending"] or counts["running"] or not complete:
         return "paused" if machine.ledger.value(f"job/{name}", "paused") else "running"
     if counts["failed"]:
         return "failed"
@@ -306,7 +307,8 @@ def explain(machine: Machine, name: TaskId, now: float) -> Document:
     state = _task(machine, name)
     spec, leader = _spec(state), machine.leader
     decided = next((leader.decisions[a.id] for a in state.open_attempts() if a.id in leader.decisions), None)
-    decided = decided or leader.past.get(name)
+    if decided is None and state.state in FINAL:
+        decided = leader.past.get(name)
     if decided is not None:
         found = decided.explain()
         choice, why, nodes = found.choice, found.why, found.nodes

@@ -106,6 +106,7 @@ def expand(
         maximize=sweep.maximize,
         submitted_ms=submitted_ms,
         source=sweep.source,
+        size=count(sweep),
     )
     whole = (
         job._replace(submitted_ms=0, source=b"")._asdict() | {"source": sweep.source.decode()},

@@ -17,7 +17,6 @@ import gc
 import importlib
 import json
 import os
-import random
 import select
 import signal
 import socket
@@ -119,11 +118,9 @@ class Zygote:
 
 
 def _reseed() -> None:
-    random.seed()
-    if (numpy := sys.modules.get("numpy")) is not None:
-        numpy.random.seed()
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.default_generator.seed()
+    """Draw a seed anew where a fresh process would. The standard library does so by itself, and torch's is fixed."""
+    if (numpy_random := sys.modules.get("numpy.random")) is not None:
+        numpy_random.seed()
 
 
 def _ignore(number: int, frame: object) -> None:

@@ -75,7 +75,7 @@ class Shape(_message.Message):
     def __init__(self, alternatives: _Optional[_Iterable[_Union[Resources, _Mapping]]] = ..., kind: _Optional[str] = ..., python: _Optional[str] = ..., cwd: _Optional[str] = ..., retries: _Optional[_Union[Retries, _Mapping]] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("id", "digest", "name", "kind", "priority", "max_parallel", "metric", "maximize", "submitted_ms", "source")
+    __slots__ = ("id", "digest", "name", "kind", "priority", "max_parallel", "metric", "maximize", "submitted_ms", "source", "size")
     ID_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +86,7 @@ class Job(_message.Message):
     MAXIMIZE_FIELD_NUMBER: _ClassVar[int]
     SUBMITTED_MS_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
     id: str
     digest: str
     name: str
@@ -96,7 +97,8 @@ class Job(_message.Message):
     maximize: bool
     submitted_ms: int
     source: bytes
-    def __init__(self, id: _Optional[str] = ..., digest: _Optional[str] = ..., name: _Optional[str] = ..., kind: _Optional[str] = ..., priority: _Optional[int] = ..., max_parallel: _Optional[int] = ..., metric: _Optional[str] = ..., maximize: _Optional[bool] = ..., submitted_ms: _Optional[int] = ..., source: _Optional[bytes] = ...) -> None: ...
+    size: int
+    def __init__(self, id: _Optional[str] = ..., digest: _Optional[str] = ..., name: _Optional[str] = ..., kind: _Optional[str] = ..., priority: _Optional[int] = ..., max_parallel: _Optional[int] = ..., metric: _Optional[str] = ..., maximize: _Optional[bool] = ..., submitted_ms: _Optional[int] = ..., source: _Optional[bytes] = ..., size: _Optional[int] = ...) -> None: ...
 
 class Task(_message.Message):
     __slots__ = ("id", "job", "index", "digest", "shape", "payload")

@@ -135,6 +135,7 @@ def put_job(message: pb.Job, job: Job) -> None:
         message.maximize,
         message.submitted_ms,
         message.source,
+        message.size,
     ) = job
 
 
@@ -150,6 +151,7 @@ def get_job(m: pb.Job) -> Job:
         m.maximize,
         m.submitted_ms,
         m.source,
+        m.size,
     )
 
 

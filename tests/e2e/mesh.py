@@ -18,16 +18,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import grpc
 import psutil
 
 from mesh.client.sync import MeshClient
+from mesh.core.errors import NoLeader, NoMeshFound
+from mesh.v1 import client_pb2 as pb
+from mesh.v1.client_pb2_grpc import ClientStub
 
 T = TypeVar("T")
 
 PATIENCE = 20.0  # seconds: a loaded machine is slow, a defect is for ever
 MARK = "MESHTEST_OF"  # no MESH_ variable, or runners would take it away
 BIN = Path(sys.executable).parent
-ENDED = ("succeeded", "failed", "cancelled")
 
 
 def until(true: Callable[[], T], within: float = PATIENCE, what: str = "") -> T:
@@ -55,11 +58,13 @@ class Daemon:
         self.mesh, self.name, self.state = mesh, name, state
         self.log = mesh.directory / f"{name}-{secrets.token_hex(2)}.log"
         self.command, self.env = list(command), env
+        self._ready: dict[str, Any] | None = None
         self.process: subprocess.Popen[bytes]
         self.start()
 
     def start(self) -> Daemon:
         """Also: start it again on its directory."""
+        self._ready = None
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env, cwd=self.mesh.directory
@@ -71,6 +76,10 @@ class Daemon:
     def ready(self) -> dict[str, Any]:
         """``meshd.json``, once this life of it has written it."""
 
+        # A command in front (a namespace) has another pid than meshd itself.
+        if self._ready is not None:
+            return self._ready
+
         def written() -> dict[str, Any] | None:
             code = self.process.poll()
             assert code is None, f"{self.name} ended with {code} instead of becoming ready"
@@ -78,12 +87,11 @@ class Daemon:
                 found: dict[str, Any] = json.loads((self.state / "meshd.json").read_text())
             except FileNotFoundError:
                 return None
-            # A command in front (a namespace) has another pid than meshd itself.
-            return found if alive(found["pid"]) and found["pid"] in self.pids() else None
+            return found if found["pid"] in self.pids() else None  # else: of a life that was killed
 
-        found = until(written, what=f"{self.name} is ready")
-        assert found is not None
-        return found
+        self._ready = until(written, what=f"{self.name} is ready")
+        assert self._ready is not None
+        return self._ready
 
     def pids(self) -> list[int]:
         """The process that was started, and all below it."""
@@ -104,6 +112,12 @@ class Daemon:
     @property
     def socket(self) -> str:
         return f"unix:{self.ready()['socket']}"
+
+    def status(self) -> dict[str, Any]:
+        """Its own standing, as it sees it: no other node is asked."""
+        with grpc.insecure_channel(self.socket) as channel:
+            answer = ClientStub(channel).Status(pb.Nothing(), timeout=PATIENCE, wait_for_ready=True)
+        return json.loads(answer.json)  # type: ignore[no-any-return]
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")
@@ -136,6 +150,7 @@ class Mesh:
         self.mark = secrets.token_hex(8)
         self.daemons: list[Daemon] = []
         self._clients: dict[str, MeshClient] = {}
+        self._begun: list[subprocess.Popen[str]] = []
         run = directory / "run"
         run.mkdir(mode=0o700)
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("MESH_", "XDG_"))}
@@ -177,30 +192,27 @@ class Mesh:
         return found
 
     def met(self, *daemons: Daemon, leader: Daemon | None = None, within: float = PATIENCE) -> Daemon:
-        """Until all of them are one group in which everyone bids and knows the same leader, which is returned."""
+        """Until all of them follow the same one of them, and it has a bid of each that works: the leader."""
         ids = {daemon.id for daemon in daemons}
 
         def one_group() -> Daemon | None:
-            leaders = set()
-            for daemon in daemons:
-                peers = self.peers(daemon)
-                if {peer["id"] for peer in peers if peer["state"] == "alive"} != ids:
-                    return None
-                if any(peer["bid"] is None for peer in peers if peer["role"] in ("auto", "worker") and not peer["reason"]):
-                    return None
-                leaders.add(frozenset(peer["id"] for peer in peers if peer["leader"]))
-            leading = [daemon for daemon in daemons if leaders == {frozenset({daemon.id})}]
-            return leading[0] if leading and leader in (None, leading[0]) else None
+            seen = {(status["leader"], status["alive"]) for status in (daemon.status() for daemon in daemons)}
+            leading = next((daemon for daemon in daemons if seen == {(daemon.id, len(daemons))}), None)
+            if leading is None or leader not in (None, leading):
+                return None
+            peers = [peer for peer in self.peers(leading) if peer["state"] == "alive"]
+            bidding = all(peer["bid"] is not None for peer in peers if peer["role"] in ("auto", "worker"))
+            return leading if {peer["id"] for peer in peers} == ids and bidding else None
 
         found = until(one_group, within, f"{[daemon.name for daemon in daemons]} are one group")
         assert found is not None
         return found
 
     def peers(self, daemon: Daemon) -> list[dict[str, Any]]:
-        """What ``meshctl peers`` shows through this daemon; nothing while there is no leader."""
+        """What ``meshctl peers`` shows through this daemon; nothing while nobody leads."""
         try:
             return self.client(daemon).peers()
-        except ConnectionError:
+        except (NoLeader, NoMeshFound):
             return []
 
     # Asking.
@@ -209,7 +221,21 @@ class Mesh:
         """An SDK client at this daemon's socket, for waiting: cheaper than a process for every look."""
         found = self._clients.get(daemon.socket)
         if found is None:
-            found = self._clients[daemon.socket] = MeshClient(daemon.socket)
+            found = self._clients[daemon.socket] = MeshClient(daemon.socket, patience=PATIENCE)
+        return found
+
+    def tasks(self, job: str, at: Daemon) -> list[dict[str, Any]]:
+        return self.client(at).job(job).tasks()
+
+    def until_state(self, job: str, *states: str, at: Daemon, within: float = PATIENCE) -> dict[str, Any]:
+        """The job, once it is in one of these states."""
+
+        def reached() -> dict[str, Any] | None:
+            found = self.client(at).job(job).status()
+            return found if found["state"] in states else None
+
+        found = until(reached, within, f"job {job} is {' or '.join(states)}")
+        assert found is not None
         return found
 
     def run(
@@ -224,22 +250,25 @@ class Mesh:
         )  # fmt: skip
 
     def ctl(self, *arguments: str, at: Daemon | None = None, code: int = 0, within: float = PATIENCE) -> Any:
-        """The document that ``meshctl -o json`` prints; its exit code must be ``code``."""
+        """The last document that ``meshctl -o json`` prints; its exit code must be ``code``."""
         done = self.run(*arguments, at=at, within=within)
         assert done.returncode == code, f"meshctl {arguments} exited with {done.returncode}: {done.stdout}{done.stderr}"
-        return json.loads(done.stdout) if done.stdout else None
+        return json.loads(done.stdout.splitlines()[-1]) if done.stdout else None
 
     def begin(self, *arguments: str, at: Daemon) -> subprocess.Popen[str]:
         """``meshctl`` in the background; killed at the end of the test if it still runs."""
-        return subprocess.Popen(
-            [str(BIN / "meshctl"), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=self.env | {"MESH_ADDRESS": at.socket}, cwd=self.directory, stdin=subprocess.DEVNULL,
+        self._begun.append(
+            subprocess.Popen(
+                [str(BIN / "meshctl"), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                env=self.env | {"MESH_ADDRESS": at.socket}, cwd=self.directory, stdin=subprocess.DEVNULL,
+            )
         )  # fmt: skip
+        return self._begun[-1]
 
     # The end.
 
-    def survivors(self, below: Sequence[Daemon] | None = None) -> dict[int, str]:
-        """Every process with this mesh's mark that runs, whoever its parent is by now; not meshctl's own."""
+    def survivors(self) -> dict[int, str]:
+        """Every process with this mesh's mark that runs, whoever its parent is by now: pid -> command line."""
         found = {}
         for process in psutil.process_iter():
             try:
@@ -256,9 +285,11 @@ class Mesh:
     def close(self) -> None:
         for client in self._clients.values():
             client.close(flush=False)
-        for daemon in self.daemons:
-            daemon.process.kill()
-            daemon.process.wait()
+        for process in (*self._begun, *(daemon.process for daemon in self.daemons)):
+            process.kill()
+            process.wait()
+        for process in self._begun:
+            process.communicate()  # closes its pipes
         end = time.monotonic() + 10
         while (left := self.survivors()) and time.monotonic() < end:
             for pid in left:

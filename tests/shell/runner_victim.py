@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from tests.shell.runner_harness import Harness, function, shell
 
 
 def loop_forever() -> None:
-    print(os.getpid(), flush=True)
+    child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    print(os.getpid(), child.pid, flush=True)
     while True:
         pass
 

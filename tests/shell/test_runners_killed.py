@@ -31,10 +31,10 @@ async def start(state: Path, mode: str) -> tuple[asyncio.subprocess.Process, lis
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_sigkill_of_meshd_ends_every_descendant(tmp_path: Path, mode: str) -> None:
-    victim, (shell, detached, runner, function_runner) = await start(tmp_path / "s", mode)
+    victim, (shell, detached, runner, function_runner, child) = await start(tmp_path / "s", mode)
     below = {process.pid for process in psutil.Process(victim.pid).children(recursive=True)}
-    assert {shell, detached, runner, function_runner} <= below
-    assert len(below) >= 5  # and the sleep of the command itself
+    assert {shell, detached, runner, function_runner, child} <= below
+    assert len(below) >= 6  # and the sleep of the command itself
     victim.kill()
     await victim.wait()
     if not LINUX:
@@ -44,7 +44,7 @@ async def test_sigkill_of_meshd_ends_every_descendant(tmp_path: Path, mode: str)
 
 @pytest.mark.skipif(not LINUX, reason="finds what is left by /proc")
 async def test_what_survived_a_kill_of_all_at_once_ends_when_meshd_comes_back(tmp_path: Path) -> None:
-    victim, (shell, detached, runner, _) = await start(tmp_path / "s", "zygote")
+    victim, (shell, detached, runner, *_) = await start(tmp_path / "s", "zygote")
     zygote = psutil.Process(runner).ppid()
     for pid in (zygote, runner, victim.pid):  # a stopped zygote cannot do its work before it dies
         os.kill(pid, signal.SIGSTOP)

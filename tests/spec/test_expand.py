@@ -187,7 +187,7 @@ def test_tasks_are_made_as_they_are_asked_for() -> None:
 def test_the_job() -> None:
     text = "program: x\nmethod: grid\nname: mine\nmetric: {name: m, goal: maximize}\nparameters: {a: {values: [1]}}\n"
     job, _, _ = run(read(text), job_id="01J", submitted_ms=123)
-    assert job == ("01J", job.digest, "mine", "sweep", 5, 0, "m", True, 123, text.encode())
+    assert job == ("01J", job.digest, "mine", "sweep", 5, 0, "m", True, 123, text.encode(), 1)
     named, _, _ = run(read(text), priority=8, name="yours")
     assert (named.priority, named.name) == (8, "yours")
 
