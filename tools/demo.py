@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -122,23 +122,39 @@ def clean_environment(home: Path) -> dict[str, str]:
 
 
 def meshctl(
-    env: dict[str, str], *arguments: str, within: float = 20.0, accept: tuple[int, ...] = (0,), quiet: bool = False
+    env: dict[str, str],
+    *arguments: str,
+    within: float = 20.0,
+    accept: tuple[int, ...] = (0,),
+    watched: Sequence[Node] = (),
+    quiet: bool = False,
 ) -> Any:
     """Run a command with ``-o json``: the last document it printed, None where it exited with another accepted code.
 
-    What it writes to stderr, progress too, is shown unless ``quiet``.
+    What it writes to stderr, progress too, is shown unless ``quiet``. It is stopped when one of the ``watched`` ends.
     """
     command = [program("meshctl"), "-o", "json", *arguments]
     stderr = subprocess.DEVNULL if quiet else None
-    try:
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=stderr, env=env, cwd=ROOT, timeout=within, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise DemoFailed(f"`meshctl {' '.join(arguments)}` did not end within {within:.0f} s") from None
-    if done.returncode not in accept:
-        raise DemoFailed(f"`meshctl {' '.join(arguments)}` exited with {done.returncode}")
-    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, env=env, cwd=ROOT) as process:
+        try:
+            output = output_of(process, within, watched)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode not in accept:
+        raise DemoFailed(f"`meshctl {' '.join(arguments)}` exited with {process.returncode}")
+    return json.loads(output.splitlines()[-1]) if process.returncode == 0 else None
+
+
+def output_of(process: subprocess.Popen[bytes], within: float, watched: Sequence[Node]) -> bytes:
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        try:
+            return process.communicate(timeout=0.2)[0]
+        except subprocess.TimeoutExpired:
+            for node in watched:
+                node.check()
+    raise DemoFailed(f"meshctl did not end within {within:.0f} s")
 
 
 def wait_until_met(nodes: list[Node], env: dict[str, str]) -> list[dict[str, Any]]:
@@ -169,12 +185,20 @@ def alive_members(node: Node, env: dict[str, str]) -> list[dict[str, Any]]:
 
 
 def show_peers(console: Console, peers: list[dict[str, Any]]) -> None:
-    title = "meshctl peers: the lowest id leads"
-    table = Table("node", "id", "address", "slots", "", title=title, title_justify="left", box=box.SIMPLE)
+    table = Table("node", "id", "address", "slots", "", title="meshctl peers", title_justify="left", box=box.SIMPLE)
     for peer in sorted(peers, key=lambda peer: peer["id"]):
         mark = "[bold green]leader[/]" if peer["leader"] else ""
         table.add_row(peer["name"], peer["id"], peer["address"], str(peer["slots"]), mark)
     console.print(table)
+
+
+def leader_line(peers: list[dict[str, Any]]) -> str:
+    """Nodes that start together lead in the order they meet; the lowest id asks for it once it was steady for 10 s."""
+    leader = next((peer for peer in peers if peer["leader"]), None)
+    if leader is None:
+        return "nobody leads at this moment"
+    lowest = leader["id"] == min(peer["id"] for peer in peers)
+    return f"{leader['name']} leads, {'the lowest id' if lowest else 'until the lowest id has settled'}"
 
 
 def shown(value: object) -> str:
@@ -212,11 +236,9 @@ def run(console: Console, home: Path, nodes: list[Node], interrupts: Interrupts)
     # Any node takes any call: this one asks a node that does not lead.
     follower = next(peer for peer in sorted(peers, key=lambda peer: peer["id"]) if not peer["leader"])
     env["MESH_ADDRESS"] = follower["address"]
-    shown = SWEEP.relative_to(ROOT)
-    console.print(f"\n[bold]2.[/] meshctl submit {shown} --wait   (through {follower['name']})")
-    job = meshctl(env, "submit", str(shown), "--wait", within=SWEEP_WITHIN)
-    for node in nodes:
-        node.check()
+    sweep = str(SWEEP.relative_to(ROOT))
+    console.print(f"\n[bold]2.[/] meshctl submit {sweep} --wait   (through {follower['name']})")
+    job = meshctl(env, "submit", sweep, "--wait", within=SWEEP_WITHIN, watched=nodes)
     tasks = meshctl(env, "tasks", "--job", job["id"])
     best = meshctl(env, "best", job["id"])
     metric, accuracy = best["metric"]["name"], best["metric"]["value"]
@@ -232,6 +254,8 @@ def run(console: Console, home: Path, nodes: list[Node], interrupts: Interrupts)
         by_node[who_ran(task, names)] += 1
     chosen = ", ".join(f"{key}={shown(value)}" for key, value in sorted(best["params"].items()))
     console.print(f"\n[bold]3.[/] best {metric} [bold green]{accuracy:.4f}[/] with {chosen}")
+    now = meshctl(env, "peers")
+    console.print(f"   {leader_line(now)}")
     console.print("   trials: " + ", ".join(f"{name} ran {count}" for name, count in by_node.items()))
     if accuracy <= GOOD:
         raise DemoFailed(f"the best {metric} is {accuracy:.4f}, not above {GOOD}")

@@ -52,6 +52,7 @@ class Election:
         self.asked_at = 0.0
         self.urgent = False  # something changed that others should hear now, not at the next heartbeat
         self._pending: Claim | None = None  # made, not yet synced
+        self._held = False  # an established leadership, until it is lost
 
     # -- what others ask --------------------------------------------------------------------------------------------
 
@@ -223,14 +224,16 @@ class Election:
             if not self.claim.established and self._pending is None:
                 self._establish(now)
             return
-        if self._pending is not None or self.why_not_eligible():
+        if self._pending is not None:
             return
+        eligible = not self.why_not_eligible()
         if self.leader_alive(now):
-            self._settle(now)
+            if eligible:
+                self._settle(now)
             return
         if self.role == FOLLOWING:
             self._alone(now)
-        if self._may_claim(now):
+        if eligible and self._may_claim(now):
             self._claim(True, now)
 
     def deadline(self, now: float) -> float | None:
@@ -343,7 +346,7 @@ class Election:
         if self.role != LEADING:
             self.followed = self.claim.leader if self.claim.leader != self.me.node else self.followed
             self.since = now
-        self.role, self.claim = LEADING, claim
+        self.role, self.claim, self._held = LEADING, claim, self._held or claim.established
         self.defer, self.defer_until = "", 0.0
         self._changed(self.me.address)
 
@@ -363,8 +366,9 @@ class Election:
         self._changed("")
 
     def _step_down(self, defer: NodeId, reason: str, now: float) -> None:
-        if self.role == LEADING and self.claim.established:
+        if self.role == LEADING and self._held:  # also where a suspend made its claim provisional since
             self.losses += 1
+        self._held = False
         self.out.note("info", "stepped_down", to=defer, reason=reason, term=self.claim.term)
         self._alone(now)
         self.defer, self.defer_until = defer, 0.0

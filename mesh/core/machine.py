@@ -272,7 +272,7 @@ class Machine:
             self.election.abdicate(self.election.journal_trouble, now)
 
     def _on_successor_synced(self, event: SuccessorSynced, now: float) -> None:
-        self.leader.copies[event.node] = max(event.position, self.leader.copies.get(event.node, 0))
+        self.out.copies[event.node] = max(event.position, self.out.copies.get(event.node, 0))
 
     def _on_measured(self, event: Measured, now: float) -> None:
         self.worker.on_offer(event.offer)

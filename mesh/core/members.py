@@ -86,7 +86,7 @@ class Members:
         peer = self._peer(hello.node)
         if dialed:
             contact = self.contacts.setdefault(dialed, Contact(dialed, hello.node))
-            contact.dialing, contact.backoff, contact.node = False, 0.0, hello.node
+            contact.dialing, contact.node = False, hello.node
         if peer.life != hello.life:
             self._new_life(peer, hello.life)
         peer.gone = peer.left = False
@@ -110,7 +110,8 @@ class Members:
         if not peer.links:
             contact = self.contacts.get(peer.address)
             if contact is not None and not contact.dialing:
-                contact.backoff, contact.dial_at = 0.0, now  # ask at once whether the process still exists
+                # A link that was good: ask at once whether the process still exists. One that was refused: back off.
+                contact.dial_at = now + contact.backoff
         return peer
 
     def on_dial_failed(self, address: str, gone: bool, now: float) -> Peer | None:
@@ -177,6 +178,9 @@ class Members:
         peer.heartbeat, peer.heard_seq, peer.heard = beat, beat.seq, now
         peer.incarnation = max(peer.incarnation, beat.incarnation)
         peer.gone = peer.left = False
+        contact = self.contacts.get(peer.address)
+        if contact is not None:
+            contact.backoff = 0.0
         for seq, sent in peer.sent:
             if seq <= beat.echo:
                 peer.acked = max(peer.acked, sent)

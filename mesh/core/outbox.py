@@ -24,6 +24,7 @@ class Outbox:
         self.ledger = ledger
         self.position = position  # of the last record given to the journal
         self.synced = position
+        self.copies: dict[NodeId, int] = {}  # node -> position up to which it has this journal on its disk
         self.local: deque[Message] = deque()  # to ourselves: delivered within the step
         self._records: list[Record] = []
         self._effects: list[Effect] = []
@@ -51,6 +52,10 @@ class Outbox:
     def durable(self) -> bool:
         """Whether everything recorded so far, this step included, is on disk."""
         return not self._records and self.synced >= self.position
+
+    def durable_on(self) -> tuple[NodeId, ...]:
+        """The nodes that have everything recorded so far on disk, once it is synced here."""
+        return (self.node, *sorted(node for node, position in self.copies.items() if position >= self.position))
 
     def when_durable(self, effect: Effect | Callable[[], None]) -> None:
         """Do this once everything recorded until now is on disk; at once if it is."""

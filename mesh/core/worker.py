@@ -23,13 +23,14 @@ from mesh.core.params import Params
 
 BATCH_MICROS = 10_000  # of tiny tasks handed to one runner in one go: about 30 times the cost of asking again
 BATCH_TASKS = 64
+STUCK_AFTER = 0.5  # seconds that what is queued waits behind what turns out to run for long; then it may go elsewhere
 SPEED_CHANGE = 1.2  # a measured speed is sent again when it moved by this factor
 
 
 class Held:
     """An attempt that this node knows: queued (``slot`` None), running, or ended and not yet acknowledged."""
 
-    __slots__ = ("attempt", "grant", "resources", "slot", "stopping")
+    __slots__ = ("attempt", "grant", "resources", "since", "slot", "stopping")
 
     def __init__(self, attempt: Attempt, grant: Grant | None) -> None:
         self.attempt, self.grant = attempt, grant
@@ -37,6 +38,7 @@ class Held:
         if grant is not None:
             self.resources = grant.task.shape.alternatives[grant.alternative]
         self.slot: int | None = None
+        self.since: float | None = None  # when it was seen to run
         self.stopping = False
 
 
@@ -113,9 +115,9 @@ class Worker:
             return  # a repeat, or one before it was lost: the leader repeats until all are applied
         self.applied = orders.seq
         for grant in orders.grants:
-            self._take(grant)
+            self._take(grant, now)
         if orders.recalls:
-            self._recall(orders.recalls)
+            self._recall(orders.recalls, now)
         self._begin()
 
     def on_began(self, attempts: tuple[tuple[AttemptId, int], ...], now: float) -> None:
@@ -123,6 +125,7 @@ class Worker:
             held = self.held.get(name)
             if held is not None and not held.attempt.ended and held.attempt.phase == OFFERED:
                 held.attempt = held.attempt._replace(phase=RUNNING, outcome=Outcome(started_ms=started))
+                held.since = now
                 self._began.append(name)
                 self._soon(now)
 
@@ -168,17 +171,17 @@ class Worker:
 
     # -- orders -----------------------------------------------------------------------------------------------------
 
-    def _take(self, grant: Grant) -> None:
+    def _take(self, grant: Grant, now: float) -> None:
         if grant.attempt in self.held:
             return
         attempt = Attempt(grant.task.id, grant.attempt, False, 0, OFFERED, grant.run, self.me.node)
         held = self.held[grant.attempt] = Held(attempt, grant)
         if self.draining or self.offer is None:
-            self._end(held, RELEASED, Outcome(code="drained", message="its node is draining"), 0.0)
+            self._end(held, RELEASED, Outcome(code="drained", message="its node is draining"), now)
             return
         self.queue.append(grant.attempt)
 
-    def _recall(self, recalls: tuple[tuple[AttemptId, str], ...]) -> None:
+    def _recall(self, recalls: tuple[tuple[AttemptId, str], ...], now: float) -> None:
         queued = set(self.queue)
         for name, reason in recalls:
             held = self.held.get(name)
@@ -187,7 +190,7 @@ class Worker:
             if name in queued:
                 queued.discard(name)
                 self.queue.remove(name)
-                self._end(held, RELEASED, Outcome(code="recalled", message=reason), 0.0)
+                self._end(held, RELEASED, Outcome(code="recalled", message=reason), now)
             else:
                 held.stopping = True
                 self.out.do(StopAttempts((name,), "recalled", reason))
@@ -229,6 +232,8 @@ class Worker:
             grant = self.held[self.queue[0]].grant
             if grant is None or grant.task.shape != shape or grant.devices:
                 break
+            if grant.alternative != first.grant.alternative:
+                break  # the slot counts what its first one needs
             names.append(self.queue.popleft())
         return names
 
@@ -252,6 +257,27 @@ class Worker:
                 if device in free:
                     free[device] -= share
         return free
+
+    def _stuck_at(self) -> float | None:
+        """When what is queued has waited long enough behind what runs now; None: it moves on, or nothing is queued."""
+        if not self.queue or not self.busy:
+            return None
+        since = [self.held[names[0]].since for names in self.busy.values()]
+        return None if None in since else max(at for at in since if at is not None) + STUCK_AFTER
+
+    def _give_back(self, now: float) -> None:
+        """What was queued for a short wait and did not get one: another node may have room, or get it sooner."""
+        at = self._stuck_at()
+        if at is None or now < at:
+            return
+        for names in self.busy.values():
+            held = self.held[names[0]]
+            if held.grant is not None and held.since is not None:
+                kind = held.grant.task.shape.kind  # it takes at least this long, so that nothing is queued behind it
+                self._speeds[kind] = max(self._speeds.get(kind, 0.0), (now - held.since) * 1e6)
+        for name in self.queue:
+            self._end(self.held[name], RELEASED, Outcome(code="queued", message="what runs there takes long"), now)
+        self.queue.clear()
 
     # -- results ----------------------------------------------------------------------------------------------------
 
@@ -287,7 +313,7 @@ class Worker:
     def deadline(self) -> float | None:
         if self.claim == NO_CLAIM or self.offer is None or not self.me.works:
             return None  # nobody to report to
-        times = [] if self._soft_at is None else [self._soft_at]
+        times = [at for at in (self._soft_at, self._stuck_at()) if at is not None]
         if self._declared_at is not None:
             times.append(self._declared_at + self._patience)
         for waiting, patience in ((self._unacknowledged, 2), (self._unknown, 10)):
@@ -305,6 +331,7 @@ class Worker:
             self._declare_all(now)
             return
         self._resend(now)
+        self._give_back(now)
         soft = self._soft_at is not None and now >= self._soft_at
         if self._ended or self._bid_due or soft:
             began = [self.held[n].attempt for n in self._began if n in self.held and not self.held[n].attempt.ended]

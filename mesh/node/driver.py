@@ -137,6 +137,7 @@ class Driver:
         self._story: deque[ev.Event] = deque(maxlen=STORY)
         self._turning = False
         self._due: float | None = None
+        self._looked = clock.now()
         self._timer: asyncio.TimerHandle | None = None
         self._slept = clock.slept()
         self._numbers = itertools.count(1)
@@ -254,7 +255,9 @@ class Driver:
         """A tick that is due goes first: under load the queue may never be empty."""
         slept = self._clock.slept()
         gap, self._slept = slept - self._slept, slept
-        late = 0.0 if self._due is None else now - self._due
+        # A deadline may lie in the far past, which means at once: the loop is late since it could have known, no more.
+        late = 0.0 if self._due is None else now - max(self._due, self._looked)
+        self._looked = now
         if late >= 0 and self._due is not None:
             self._late = max(late, self._late * 0.9)  # recent worst: halves in seven ticks
             self._queue.appendleft(ev.Ticked())

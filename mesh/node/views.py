@@ -141,7 +141,7 @@ def status(machine: Machine, now: float) -> Document:
         "jobs": len(ledger.jobs),
         "tasks": totals,
         "journal_position": machine.out.synced,
-        "durable_on": list(machine.leader.durable_on()) if machine.leading else [machine.me.node],
+        "durable_on": list(machine.out.durable_on()),
         "trouble": election.journal_trouble or None,
     }
 
@@ -163,7 +163,7 @@ def job(machine: Machine, name: JobId) -> Document:
         "best": _best(machine, state),
         "priority": int(machine.ledger.value(f"job/{name}", "priority") or state.spec.priority),
         "submitted_at": _time(state.spec.submitted_ms),
-        "durable_on": list(machine.leader.durable_on()) if machine.leading else [machine.me.node],
+        "durable_on": list(machine.out.durable_on()),
     }
 
 
@@ -275,7 +275,7 @@ def task(machine: Machine, name: TaskId) -> Document:
         "job": spec.job,
         "state": state.state,
         "reason": _reason(state),
-        "priority": machine.leader.priority(spec)[0],
+        "priority": machine.leader.tasks.priority(spec)[0],
         "params": _params(state),
         "attempts": [_attempt(a, state) for a in sorted(state.attempts.values(), key=_age)],
         "result_digest": accepted.outcome.digest if accepted is not None else None,
@@ -319,9 +319,9 @@ def explain(machine: Machine, name: TaskId, now: float) -> Document:
     elif leader.phase != OPEN:
         choice, why, nodes = "", "the leader is still gathering journals, and grants nothing yet", ()
     else:
-        priority, own = leader.priority(spec)
+        priority, own = leader.tasks.priority(spec)
         found = explain_waiting(
-            spec, priority, own, leader.ready, leader.loads, leader.accounts, machine.params, now
+            spec, priority, own, leader.tasks.ready, leader.loads, leader.accounts, machine.params, now
         )  # fmt: skip
         choice, why, nodes = "", (f"it goes to {found.choice} next" if found.choice else found.why), found.nodes
     if state.state in FINAL:

@@ -10,8 +10,7 @@ from pathlib import Path
 import psutil
 
 from mesh.shell.runner_slots import Live
-from mesh.task.logs import CAP_BYTES, trim
-from mesh.task.places import attempt_folder
+from mesh.task.logs import drop_middle
 from mesh.task.processes import descendants
 
 
@@ -21,13 +20,12 @@ class Limits:
 
     def __init__(
         self,
-        state: Path,
         running: Callable[[], Iterable[Live]],
         pid: Callable[[str], int],
         exceeded: Callable[[Live, int], None],
         every: float,
     ) -> None:
-        self._state, self._running, self._pid, self._exceeded, self._every = state, running, pid, exceeded, every
+        self._running, self._pid, self._exceeded, self._every = running, pid, exceeded, every
         self._loop = asyncio.get_running_loop()
         self._next: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -52,8 +50,8 @@ class Limits:
             runner = live.slot.runner
             if runner is None or live.stopping is not None or live is not live.slot.running():
                 continue  # it ended or was stopped while another one was looked at
-            if not live.is_command and _size(runner.place.capture) > CAP_BYTES:
-                await asyncio.to_thread(_trim, runner.place.capture, attempt_folder(self._state, live.id))
+            if not live.is_command:
+                _cap(runner.place.capture)
             allowed, pid = live.assignment.memory, self._pid(runner.id)
             if allowed and pid:
                 used = await asyncio.to_thread(memory_of, pid, not live.is_command, allowed)
@@ -64,18 +62,11 @@ class Limits:
             self.began()
 
 
-def _trim(capture: Path, folder: Path) -> None:
+def _cap(capture: Path) -> None:
     try:
-        trim(capture, folder)
+        drop_middle(capture)
     except FileNotFoundError:
         return  # it has just become a log, and its runner trims that
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0  # it has just become a log
 
 
 def memory_of(pid: int, with_root: bool, limit: int) -> int:

@@ -104,7 +104,7 @@ class Runners:
         self._numbers = itertools.count(1)
         self._preload: set[str] = set()
         self._teller = Teller(emit, self._running, options.poll)
-        self._limits = Limits(self._state, self._running, self._launcher.pid, self._exceed, options.poll)
+        self._limits = Limits(self._running, self._launcher.pid, self._exceed, options.poll)
         self._resting: asyncio.TimerHandle | None = None
         self._discards: set[asyncio.Future[None]] = set()
         self._none_live = asyncio.Event()

@@ -4,23 +4,28 @@ An attempt's folder holds ``log``, its first 8 MiB, and, only where it printed m
 tail, named by the offset at which each starts in all that was printed. What lies between was dropped; a reader puts a
 line there that says how many bytes. So nothing is ever rewritten, and a follower needs no word from the writer.
 
-A Python function writes to its runner's capture file itself, through inherited descriptors; :func:`trim` brings
-that file into the same form. Between two looks (250 ms) it may grow past the cap, and what is written in the instant
-between copy and truncation (microseconds, and only in a log of more than 16 MiB) is dropped without being counted.
+A Python function writes to its runner's capture file itself, through inherited descriptors. While it runs,
+:func:`drop_middle` takes the middle out of what is too long; a hole is where bytes were dropped, and nothing that is
+being appended can be lost by it. When it has ended, :func:`trim` brings the file into the form above. Where the file
+system knows no holes (and on macOS) the cap holds from the function's end on only.
 """
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
+import shutil
 from collections import deque
 from pathlib import Path
+
+from mesh.task.processes import LINUX, punch_hole
 
 HEAD_BYTES = 8 << 20
 TAIL_BYTES = 8 << 20
 SEGMENT_BYTES = 1 << 20
 CAP_BYTES = HEAD_BYTES + TAIL_BYTES
 CHUNK_BYTES = 1 << 16
+HOLE_BYTES = 1 << 16  # holes begin and end at multiples of this, which every file system's blocks divide
 
 
 def _segments(folder: Path) -> list[tuple[int, int]]:
@@ -32,16 +37,6 @@ def _segments(folder: Path) -> list[tuple[int, int]]:
         except FileNotFoundError:
             continue  # dropped by its writer since
     return sorted(found)
-
-
-def _drop_old(folder: Path) -> None:
-    segments = _segments(folder)
-    total = sum(size for _, size in segments)
-    for start, size in segments:
-        if total <= TAIL_BYTES:
-            return
-        (folder / f"log.{start}").unlink(missing_ok=True)
-        total -= size
 
 
 class LogWriter:
@@ -83,33 +78,25 @@ class LogWriter:
             self._file = -1
 
 
-def trim(head: Path, folder: Path) -> None:
-    """Move what ``head`` holds beyond its first 8 MiB into segments in ``folder``, keeping the newest 8 MiB of them.
+def drop_middle(capture: Path) -> None:
+    """Free what lies between the first and the last 8 MiB of a file that is being appended to."""
+    with capture.open("r+b") as file:
+        end = (os.fstat(file.fileno()).st_size - TAIL_BYTES) // HOLE_BYTES * HOLE_BYTES
+        if end > HEAD_BYTES:
+            punch_hole(file.fileno(), HEAD_BYTES, end - HEAD_BYTES)
 
-    ``head`` is the folder's ``log``, or a capture file that is still being appended to. Whoever holds its lock trims;
-    another leaves it.
-    """
-    with head.open("r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
+
+def trim(log: Path) -> None:
+    """Bring a log that nobody writes any more into its form: head, and a segment with the tail."""
+    with log.open("r+b") as file:
         size = os.fstat(file.fileno()).st_size
-        if size <= HEAD_BYTES:
+        if size <= HEAD_BYTES + TAIL_BYTES:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        end = _end(_segments(folder))
-        skipped = max(0, size - HEAD_BYTES - TAIL_BYTES)
-        file.seek(HEAD_BYTES + skipped)
-        with (folder / f"log.{end + skipped}").open("wb") as segment:
-            while chunk := file.read(SEGMENT_BYTES):
-                segment.write(chunk)
+        start = size - TAIL_BYTES
+        file.seek(start)
+        with log.with_name(f"log.{start}").open("wb") as segment:
+            shutil.copyfileobj(file, segment)
         os.ftruncate(file.fileno(), HEAD_BYTES)
-        _drop_old(folder)
-
-
-def _end(segments: list[tuple[int, int]]) -> int:
-    return sum(segments[-1]) if segments else HEAD_BYTES
 
 
 class LogReader:
@@ -117,7 +104,7 @@ class LogReader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._at = 0
+        self._at = 0  # in all that was printed
 
     def read(self, capture: Path | None = None) -> bytes:
         """The next piece, at most 64 KiB; empty where there is none now.
@@ -125,27 +112,39 @@ class LogReader:
         ``capture`` is where the output of the attempt goes while it runs, if it is a function.
         """
         log = self._folder / "log"
-        head = log if capture is None or log.exists() else capture
-        segments = _segments(self._folder)
-        if self._at < HEAD_BYTES:
-            return self._advance(head, self._at, HEAD_BYTES - self._at)
-        end = _end(segments)
-        if self._at >= end:  # beyond the segments: what was not trimmed yet
-            return self._advance(head, HEAD_BYTES + self._at - end)
-        for start, size in segments:
-            if self._at < start:
-                dropped, self._at = start - self._at, start
-                return f"\n[... {dropped} bytes dropped ...]\n".encode()
-            if self._at < start + size:
-                return self._advance(self._folder / f"log.{start}", self._at - start)
-        return b""
+        if self._at >= HEAD_BYTES:
+            for start, size in _segments(self._folder):
+                if self._at < start:
+                    return self._dropped(start)
+                if self._at < start + size:
+                    return self._piece(self._folder / f"log.{start}", start)
+        return self._piece(log if capture is None or log.exists() else capture, 0)
 
-    def _advance(self, path: Path, offset: int, limit: int = CHUNK_BYTES) -> bytes:
+    def _piece(self, path: Path, start: int) -> bytes:
         try:
             with path.open("rb") as file:
-                file.seek(offset)
-                data = file.read(min(limit, CHUNK_BYTES))
+                if self._at >= HEAD_BYTES and not start and (after := _after_hole(file.fileno(), self._at)) > self._at:
+                    return self._dropped(after)
+                file.seek(self._at - start)
+                limit = CHUNK_BYTES if self._at >= HEAD_BYTES else min(CHUNK_BYTES, HEAD_BYTES - self._at)
+                data = file.read(limit)
         except FileNotFoundError:
-            return b""
+            return b""  # it was dropped, or became a log, in this moment
         self._at += len(data)
         return data
+
+    def _dropped(self, to: int) -> bytes:
+        dropped, self._at = to - self._at, to
+        return f"\n[... {dropped} bytes dropped ...]\n".encode()
+
+
+def _after_hole(file: int, at: int) -> int:
+    """Where the bytes go on from ``at``. Nothing that only appends leaves holes, so one is where bytes were dropped."""
+    if not LINUX:
+        return at
+    try:
+        return os.lseek(file, at, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # at its end
+            return at
+        raise

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from blake3 import blake3
 
-from mesh.task.logs import CAP_BYTES, trim
+from mesh.task.logs import trim
 
 # A Unix socket's path may have 104 bytes (macOS) or 108 (Linux). multiprocessing makes one that is 32 bytes longer than
 # TMPDIR, and TMPDIR is up to 30 bytes longer than the directory that this limits.
@@ -28,6 +28,7 @@ def short_directory(state: Path) -> Path:
     Raises:
         PermissionError: the private directory belongs to somebody else, or others may use it.
     """
+    state.mkdir(parents=True, exist_ok=True)
     if len(os.fsencode(state)) <= SHORT_BYTES:
         return state
     base = Path(f"/tmp/meshd-{os.getuid()}")  # not XDG_RUNTIME_DIR: that is memory, and small
@@ -38,8 +39,14 @@ def short_directory(state: Path) -> Path:
             f"{base} is not private; somebody else made it, or others may use it; remove it, or shorten the path of"
             " the state directory"
         )
-    short = base / blake3(os.fsencode(state)).hexdigest(4)
+    short = base / f"tasks-{blake3(os.fsencode(state)).hexdigest(4)}"
     short.mkdir(mode=0o700, exist_ok=True)
+    owner = short / "state"
+    if not owner.is_symlink():
+        owner.symlink_to(state)
+    for other in base.glob("tasks-*"):  # a meshd that is killed leaves its own until its state directory is gone
+        if (other / "state").is_symlink() and not (other / "state").exists():
+            shutil.rmtree(other, ignore_errors=True)
     return short
 
 
@@ -106,8 +113,7 @@ class Place:
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "log"
         self.capture.rename(log)
-        if log.stat().st_size > CAP_BYTES or next(folder.glob("log.*"), None) is not None:
-            trim(log, folder)
+        trim(log)
 
     def salvage(self, attempt: str) -> None:
         """In meshd, after the runner died: what the attempt that it was running printed and left."""

@@ -1,4 +1,4 @@
-"""Process trees: who descends from whom, and ending all of them.
+"""What Python does not offer of the system: who descends from whom, ending all of them, holes in files.
 
 Linux is asked through /proc, for a zygote and its runners should not pay for importing psutil; elsewhere psutil is.
 """
@@ -23,6 +23,12 @@ _libc_prctl = _libc.prctl if LINUX else None
 def flush_c_streams() -> None:
     """What C code printed through stdio would otherwise appear in a later attempt's output."""
     _libc.fflush(None)
+
+
+def punch_hole(file: int, offset: int, size: int) -> None:
+    """Free these bytes of a file without moving the others; they read as zeros. Where that is unknown, nothing."""
+    if LINUX:
+        _libc.fallocate(file, 3, ctypes.c_int64(offset), ctypes.c_int64(size))  # PUNCH_HOLE | KEEP_SIZE
 
 
 def become_subreaper() -> None:

@@ -53,7 +53,10 @@ class Zygote:
                 os.read(wake_read, MESSAGE_BYTES)
                 self._reap()
             if self._control.fileno() in ready:
-                data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+                try:
+                    data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+                except ConnectionResetError:
+                    return None  # meshd ended before it read all that it was told
                 if not data:
                     return None
                 runner = self._fork(json.loads(data), fds[0])
@@ -133,8 +136,11 @@ def main(descriptor: int) -> None:
     control.set_inheritable(False)
     become_subreaper()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    runner = Zygote(control).serve()
-    if runner is None:
-        end_children()
-    else:
+    zygote, runner = os.getpid(), None
+    try:
+        runner = Zygote(control).serve()
+    finally:
+        if runner is None and os.getpid() == zygote:
+            end_children()
+    if runner is not None:
         run(runner)

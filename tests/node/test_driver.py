@@ -252,6 +252,39 @@ async def test_frozen_process_is_told_as_a_suspend(rig: Rig) -> None:
     assert rig.machine.events() == [ev.Resumed(FROZEN + 1), ev.Ticked(), ev.LinkDown(1)]
 
 
+async def test_deadline_that_means_at_once_is_no_suspend(rig: Rig) -> None:
+    """The machine asks for the next step at once by a deadline in the past, zero included; the computer is long up."""
+
+    def chore(event: ev.LinkDown) -> list[fx.Effect]:
+        rig.machine.due = 0.0
+        rig.clock.time += 0.1
+        return []
+
+    rig.machine.rules[ev.LinkDown] = chore
+    rig.machine.rules[ev.Ticked] = lambda event: setattr(rig.machine, "due", None) or []
+    rig.start()
+    rig.driver.post(ev.LinkDown(1))
+    await rig.until(lambda: len(rig.machine.seen) >= 3)
+    assert not [event for event in rig.machine.events() if isinstance(event, ev.Resumed)]
+    assert rig.driver.vitals()["loop_late"] <= 0.1 + 1e-6
+
+
+async def test_freeze_in_the_middle_of_a_step_is_told_as_a_suspend(rig: Rig) -> None:
+    def frozen(event: ev.LinkDown) -> list[fx.Effect]:
+        rig.machine.due = rig.clock.time + 0.2
+        rig.clock.time += FROZEN + 1
+        return []
+
+    rig.start()
+    await rig.turn()
+    rig.machine.seen.clear()
+    rig.machine.rules[ev.LinkDown] = frozen
+    rig.machine.rules[ev.Ticked] = lambda event: setattr(rig.machine, "due", None) or []
+    rig.driver.post(ev.LinkDown(1))
+    await rig.until(lambda: len(rig.machine.seen) >= 3)
+    assert rig.machine.events() == [ev.LinkDown(1), ev.Resumed(pytest.approx(FROZEN + 0.8)), ev.Ticked()]
+
+
 async def test_call_waits_for_its_own_answer(rig: Rig) -> None:
     calls: list[int] = []
     rig.machine.rules[ev.CancelAsked] = lambda event: calls.append(event.call) or []

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pickle
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -19,8 +20,9 @@ from mesh.core.events import AttemptsEnded
 from mesh.core.lattice import FAILED, RELEASED, SUCCEEDED
 from mesh.core.work import Work
 from mesh.task.logs import CAP_BYTES, HEAD_BYTES
+from mesh.task.places import short_directory
 from mesh.task.processes import LINUX
-from tests.shell.runner_harness import Harness, alive, call, command, function, shell, until_gone
+from tests.shell.runner_harness import BOUND, Harness, alive, call, command, function, shell, until_gone
 
 MODES = ("zygote", "spawn") if LINUX else ("spawn",)
 
@@ -439,6 +441,30 @@ async def test_captured_output_is_capped_keeping_head_and_tail(h: Harness) -> No
         assert dropped + len(text) == pytest.approx((40 << 20) + 19, abs=50)
 
 
+@pytest.mark.skipif(not LINUX, reason="needs holes in files")
+async def test_a_flood_does_not_fill_the_disk_while_it_runs(tmp_path: Path) -> None:
+    def flood() -> None:
+        for _ in range(40):
+            sys.stdout.write("x" * (1 << 20))
+        sys.stdout.flush()
+        __import__("time").sleep(1000)
+
+    h = Harness(tmp_path / "s", poll=0.05)
+    attempt = h.begin(function(flood))[0]
+
+    def capped() -> bool:
+        stats = [path.stat() for path in (h.state / "captures").glob("*")]
+        return any(stat.st_size == 40 << 20 and stat.st_blocks * 512 <= CAP_BYTES + (1 << 17) for stat in stats)
+
+    async with asyncio.timeout(BOUND):
+        while not capped():  # noqa: ASYNC110  nobody reports it
+            await asyncio.sleep(0.02)
+    h.stop(attempt)
+    await h.end_of(attempt)
+    assert len(await h.printed(attempt)) <= CAP_BYTES + 100
+    await h.close()
+
+
 # -- stopping and limits
 
 
@@ -697,6 +723,16 @@ async def test_a_long_state_path_still_has_a_socket_and_leaves_nothing_elsewhere
     assert not tmp.startswith(str(tmp_path))
     await h.close()
     assert not Path(tmp).parent.parent.parent.exists()
+
+
+def test_what_a_killed_meshd_left_elsewhere_goes_with_its_state_directory(tmp_path: Path) -> None:
+    gone, kept = tmp_path / ("gone" * 30), tmp_path / ("kept" * 30)
+    folders = [short_directory(state) for state in (gone, kept)]
+    assert folders[0] != folders[1] == short_directory(kept)
+    gone.rmdir()
+    short_directory(kept)
+    assert [folder.exists() for folder in folders] == [False, True]
+    shutil.rmtree(folders[1])
 
 
 async def test_unknown_kinds_of_runner_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

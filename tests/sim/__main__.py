@@ -35,7 +35,7 @@ def main() -> int:
         seed = failed[0].seed
         print(f"replaying seed {seed}; again with: make sim SEEDS=1 FROM={seed}")
         world = build(seed)
-        world.keep_log = options.trace
+        world.verbose = options.trace
         again = play(world)
         for line in world.log if options.log else world.log[-30:]:
             print(line)

@@ -1,69 +1,234 @@
-"""What goes wrong in a world, and when: drawn from its seed before it starts."""
+"""What goes wrong in a world, and how it ends. Every fault ends by itself, or in :func:`calm`."""
 
 from __future__ import annotations
 
-from tests.sim.world import Node, World
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mesh.core.ids import node_id
+
+if TYPE_CHECKING:
+    from tests.sim.world import Host, World
+
+DURATIONS = (0.5, 1.5, 3.0, 8.0, 20.0, 36.0)
+CLONE = 1_000  # ulids from here on were made with --new-id
 
 
-def plan_faults(world: World) -> None:
-    """Schedule the plan's faults over its fault time; each ends by itself before :func:`calm`."""
-    rng, names = world.rng, list(world.nodes)
-    kinds = ("crash", "crash", "pause", "split", "isolate", "one_way", "noise", "stuck_disk", "flap", "leader_crash")
-    for _ in range(world.plan.faults):
-        kind = rng.choice(kinds)
-        when = rng.uniform(2.0, world.plan.fault_time)
-        lasts = rng.choice((0.5, 1.5, 3.0, 8.0, 20.0, 36.0))
-        node = world.nodes[rng.choice(names)]
-        match kind:
-            case "crash":
-                _crash(world, node, when, lasts)
-            case "leader_crash":
-                world.at(when, lambda t=when, d=lasts: _crash_leader(world, t, d))  # type: ignore[misc]
-            case "pause":
-                world.at(when, lambda n=node, d=lasts: world.pause(n, d))  # type: ignore[misc]
-            case "split":
-                group = set(rng.sample(names, rng.randint(1, len(names) - 1)))
-                world.at(when, lambda g=group: world.partition([g, set(names) - g]))  # type: ignore[misc]
-                world.at(when + lasts, world.heal)
-            case "isolate":
-                world.at(when, lambda n=node: world.partition([{n.id}, set(names) - {n.id}]))  # type: ignore[misc]
-                world.at(when + lasts, world.heal)
-            case "one_way":
-                other = rng.choice([n for n in names if n != node.id])
-                world.at(when, lambda n=node, o=other: world.cut_way(n.id, o))  # type: ignore[misc]
-                world.at(when + lasts, world.heal)
-            case "noise":
-                world.at(when, lambda: setattr(world, "noise", 0.15))
-                world.at(when + lasts, lambda: setattr(world, "noise", 0.0))
-            case "stuck_disk":
-                world.at(when, lambda n=node, w=when, d=lasts: _stick(world, n, w + d))  # type: ignore[misc]
-            case "flap":
-                for turn in range(4):
-                    _crash(world, node, when + turn * 3.0, 1.0)
+class Faults:
+    def __init__(self, world: World) -> None:
+        self.world, self.rng = world, world.rng
+
+    def plan(self) -> None:
+        """Schedule as many as the plan says, each in the fault time."""
+        kinds = [kind for kind, weight in KINDS for _ in range(weight)]
+        for _ in range(self.world.plan.faults):
+            self.world.at(self.rng.uniform(2.0, self.world.plan.fault_time), self.strike, self.rng.choice(kinds))
+
+    def strike(self, kind: Callable[[Faults], None]) -> None:
+        kind(self)
+
+    def _some(self) -> Host:
+        return self.rng.choice(self.world.hosts)
+
+    def _leader(self) -> Host:
+        leaders = self.world.leaders()
+        return self.rng.choice(leaders) if leaders and self.rng.random() < 0.7 else self._some()
+
+    def _lasts(self) -> float:
+        return self.rng.choice(DURATIONS)
+
+    # -- hosts ------------------------------------------------------------------------------------------------------
+
+    def down(self, host: Host, seconds: float, power: bool = True) -> None:
+        if host.machine is not None:
+            self.world.crash(host, power)
+            self.world.after(seconds, self.world.start, host)
+
+    def crash(self) -> None:
+        self.down(self._leader(), self._lasts())
+
+    def lose_power(self) -> None:
+        self.down(self._leader(), self._lasts(), power=False)
+
+    def crash_unsynced(self) -> None:
+        """At the very moment when a leader has just said something that is not on its disk."""
+        host, lasts = self._leader(), self._lasts()
+        deadline = self.world.now + 5.0
+
+        def watch(stepped: Host, _event: object, effects: list[object]) -> None:
+            if self.world.now > deadline:
+                self.world.after_step.remove(watch)
+            elif stepped is host and any(type(e).__name__ == "Persist" for e in effects):
+                self.world.after_step.remove(watch)
+                self.down(host, lasts)
+
+        self.world.after_step.append(watch)
+
+    def flap(self) -> None:
+        host = self._some()
+        for turn in range(4):
+            self.world.after(turn * 3.0, self.down, host, 1.0)
+
+    def sleep(self) -> None:
+        self.world.sleep(self._leader(), self.rng.choice((*DURATIONS, 90.0, 240.0)), frozen=False)
+
+    def freeze(self) -> None:
+        self.world.sleep(self._leader(), self._lasts(), frozen=True)
+
+    def drain(self) -> None:
+        host = self._leader()
+        self.world.drain(host, self.rng.choice((0.5, 5.0, 15.0)))
+        self.world.after(self.rng.uniform(20.0, 30.0), self.world.start, host)
+
+    def destroy(self) -> None:
+        """A worker's machine is lost with its disk. What leads is spared: nothing is replicated live yet."""
+        workers = [host for host in self.world.hosts if not host.may_lead and host.machine is not None]
+        if workers:
+            host = self.rng.choice(workers)
+            self.world.crash(host, power=False)
+            host.destroyed = True
+
+    def double(self) -> None:
+        """Somebody copies a state directory, and starts the copy."""
+        original = self._leader()
+        if original.machine is None or any(host.exited for host in self.world.hosts):
+            return
+        self.world.disturb(f"a copy of {original.name} is started")
+        copy = type(original)(self.world, len(self.world.hosts), replace(original.plan, joins_at=0.0))
+        copy.disk.records, copy.disk.known = list(original.disk.records), set(original.disk.known)
+        copy.lives = 100  # the names of lives stay distinct
+        self.world.hosts.append(copy)
+        self.world.start(copy)
+
+    # -- network ----------------------------------------------------------------------------------------------------
+
+    def cut(self, one: set[int], other: set[int], seconds: float, both: bool = True) -> None:
+        ways = [(a, b) for a in sorted(one) for b in sorted(other)]
+        if both:
+            ways += [(b, a) for a, b in ways]
+        self.world.disturb(f"cut {sorted(one)} {'<->' if both else '->'} {sorted(other)} for {seconds:.1f} s")
+        cut = self.world.net.cut(ways)
+        self.world.after(seconds, self.heal, cut)
+
+    def heal(self, ways: list[tuple[int, int]]) -> None:
+        self.world.disturb("a cut heals")
+        self.world.net.heal(ways)
+
+    def split(self) -> None:
+        every = range(len(self.world.hosts))
+        one = set(self.rng.sample(every, self.rng.randint(1, len(every) - 1)))
+        self.cut(one, set(every) - one, self._lasts())
+
+    def isolate(self) -> None:
+        host = self._leader()
+        self.cut({host.index}, set(range(len(self.world.hosts))) - {host.index}, self._lasts())
+
+    def one_way(self) -> None:
+        host = self._leader()
+        other = self.rng.choice([h for h in self.world.hosts if h is not host])
+        self.cut({host.index}, {other.index}, self._lasts(), both=False)
+
+    def one_way_all(self) -> None:
+        """It hears everybody and nobody hears it, or the other way round."""
+        one = {self._leader().index}
+        rest = set(range(len(self.world.hosts))) - one
+        self.cut(*((one, rest) if self.rng.random() < 0.5 else (rest, one)), self._lasts(), both=False)
+
+    def bridge(self) -> None:
+        """Two sides that do not see each other, and a node that both see."""
+        every = list(range(len(self.world.hosts)))
+        self.rng.shuffle(every)
+        middle = self.rng.randint(1, len(every) - 2)
+        self.cut(set(every[:middle]), set(every[middle + 1 :]), self._lasts())
+
+    def blink(self) -> None:
+        host = self._leader()
+        for turn in range(5):
+            rest = set(range(len(self.world.hosts))) - {host.index}
+            self.world.after(turn * 4.0, self.cut, {host.index}, rest, 2.0)
+
+    def noise(self) -> None:
+        lasts = self._lasts()
+        self.world.disturb(f"messages are lost, doubled and late for {lasts:.1f} s")
+        self.world.net.noise = self.rng.choice((0.05, 0.2, 0.5))
+        self.world.after(lasts, self.quiet)
+
+    def quiet(self) -> None:
+        self.world.disturb("messages arrive again")
+        self.world.net.noise = 0.0
+
+    def resets(self) -> None:
+        if not self.world.net.resets:
+            self.world.disturb("connections break at random")
+            self.world.net.reset_some(self._lasts())
+
+    # -- disks ------------------------------------------------------------------------------------------------------
+
+    def stuck_disk(self) -> None:
+        host, lasts = self._leader(), self._lasts()
+        self.world.disturb(f"the disk of {host.name} is stuck for {lasts:.1f} s")
+        host.disk.stuck_until = self.world.now + lasts
+        self.world.after(lasts, self.world.disturb, f"the disk of {host.name} works again")
+
+    def failing_disk(self) -> None:
+        host, lasts = self._leader(), self._lasts()
+        self.world.disturb(f"the disk of {host.name} fails for {lasts:.1f} s")
+        host.disk.failing_until = self.world.now + lasts
+        self.world.after(lasts + 0.5, self.world.disturb, f"the disk of {host.name} works again")
+
+    def slow_disk(self) -> None:
+        host, lasts = self._leader(), self._lasts()
+        self.world.note(f"the disk of {host.name} is slow for {lasts:.1f} s")
+        host.disk.slow = 100.0
+        self.world.after(lasts, self.fast_disk, host)
+
+    def fast_disk(self, host: Host) -> None:
+        host.disk.slow = 1.0
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def calm(self) -> None:
+        """Faults stop: everybody who was not destroyed runs, and everybody reaches everybody."""
+        world = self.world
+        world.disturb("calm")
+        world.net.noise = world.net.resets = 0.0
+        if world.net.cuts:
+            world.net.heal(list(world.net.cuts.elements()))
+        for host in world.hosts:
+            host.disk.stuck_until = host.disk.failing_until = 0.0
+            host.disk.slow = 1.0
+            if host.exited:
+                self.new_id(host)
+            world.start(host)
+
+    def new_id(self, host: Host) -> None:
+        """What the refusal of a double says: ``meshd --new-id``, on the same directory."""
+        ulid = CLONE + host.index
+        host.plan = replace(host.plan, ulid=ulid)
+        host.node = node_id(host.plan.rank, f"{ulid:026d}")
+        host.exited = ""
 
 
-def calm(world: World) -> None:
-    """Faults stop: everybody runs, everybody reaches everybody."""
-    world.noise = 0.0
-    if world.cut:
-        world.heal()
-    for node in world.nodes.values():
-        node.disk_stuck_until = 0.0
-        if node.machine is None:
-            world.start(node)
-
-
-def _crash(world: World, node: Node, when: float, lasts: float) -> None:
-    world.at(when, lambda: world.crash(node))
-    world.at(when + lasts, lambda: world.start(node) if node.machine is None else None)
-
-
-def _crash_leader(world: World, when: float, lasts: float) -> None:
-    leaders = world.leaders()
-    if leaders:
-        _crash(world, leaders[0], when, lasts)
-
-
-def _stick(world: World, node: Node, until: float) -> None:
-    world.note(f"the disk of {node.id} is stuck until {until:.1f}")
-    node.disk_stuck_until = until
+KINDS: tuple[tuple[Callable[[Faults], None], int], ...] = (
+    (Faults.crash, 3),
+    (Faults.lose_power, 2),
+    (Faults.crash_unsynced, 2),
+    (Faults.flap, 1),
+    (Faults.sleep, 2),
+    (Faults.freeze, 2),
+    (Faults.drain, 2),
+    (Faults.destroy, 1),
+    (Faults.double, 1),
+    (Faults.split, 3),
+    (Faults.isolate, 2),
+    (Faults.one_way, 2),
+    (Faults.one_way_all, 1),
+    (Faults.bridge, 2),
+    (Faults.blink, 1),
+    (Faults.noise, 3),
+    (Faults.resets, 1),
+    (Faults.stuck_disk, 2),
+    (Faults.failing_disk, 2),
+    (Faults.slow_disk, 1),
+)

@@ -1,13 +1,33 @@
-"""What must hold in every world, after every step and once it is quiet."""
+"""What must hold at every moment in every world, judged from outside, by what truly happened.
+
+Allowances, each because of what the design says:
+- Grants do not wait for a disk, so an attempt may be unknown to a leader that crashed and came back, or to the next
+  one; a task may then run twice at a time. Under one claim it may not.
+- Successors do not hold the ledger live yet. So a task that a leader acknowledged may be unknown while it is down, and
+  two leaders may each accept a result where the second could not have known of the first.
+"""
 
 from __future__ import annotations
 
-from mesh.core.ids import NodeId
-from mesh.core.ledger import DONE, FINAL, Ledger
-from mesh.core.messages import Orders
-from tests.sim.world import Node, World
+from typing import TYPE_CHECKING
+
+from mesh.core import effects as do
+from mesh.core import events as ev
+from mesh.core.ids import NO_CLAIM, AttemptId, Claim, TaskId
+from mesh.core.lattice import LOST, TASK_CANCELLED, Acceptance, Attempt, Ended
+from mesh.core.ledger import DONE, FINAL
+from mesh.core.messages import Grant, Heartbeat, Orders, Report, YieldRequest
+from tests.sim.plans import fits
+
+if TYPE_CHECKING:
+    from mesh.core.machine import Machine
+    from tests.sim.world import Host, World
 
 WHOLE_EVERY = 100  # steps between checks of everything
+MARGIN = 1.2  # seconds: the longest a message is on its way in a world without noise, and the pace of heartbeats
+TOGETHER = 20.0  # seconds in undisturbed contact after which two nodes know what the other knows
+UNITED = 20.0  # and after which a group has one leader
+LATE = 1.5  # measured durations in these worlds vary by 0.8 to 1.2, and are sent again when they moved by 1.2
 
 
 class Watcher:
@@ -15,102 +35,270 @@ class Watcher:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.granted: dict[str, NodeId] = {}
-        world.after_step.append(self.after_step)
-        world.on_orders.append(self.on_orders)
-
-    def after_step(self, world: World, node: Node) -> None:
-        machine = node.machine
-        assert machine is not None
-        machine.check(whole=world.steps % WHOLE_EVERY == 0)
-        worker = machine.worker
-        bid = worker.bid()
-        if bid is None:
-            return
-        # Known and short kinds may queue up to the allowance; an unknown one once; long ones never. Two leaders may
-        # each have filled it, before and after a change: their grants are counted per claim.
-        per_claim: dict[str, int] = {}
-        for name, entry in worker.held.items():
-            if not entry.attempt.ended:
-                claim = name.rsplit(".", 1)[0]
-                per_claim[claim] = per_claim.get(claim, 0) + 1
-        for claim, count in per_claim.items():
-            limit = node.slots + 1 + self.short_allowance(node)
-            if count > limit:
-                self.fail(f"{node.id} holds {count} attempts of claim {claim}, its bids allow {limit}")
-
-    @staticmethod
-    def short_allowance(node: Node) -> int:
-        """Tasks of 2 ms and 20 ms that fit 50 ms of queue per slot."""
-        assert node.machine is not None
-        speeds = [s for s in node.machine.worker._speeds.values() if s <= 50_000]
-        return int(50_000 / max(1.0, min(speeds)) * node.slots) + 1 if speeds else 0
-
-    def on_orders(self, world: World, source: NodeId, target: NodeId, orders: Orders) -> None:
-        for grant in orders.grants:
-            before = self.granted.setdefault(grant.attempt, target)
-            if before != target:
-                self.fail(f"{grant.attempt} was granted to {before} and to {target}")
+        self.granted: dict[AttemptId, tuple[str, str]] = {}
+        self.heard: dict[tuple[str, str], float] = {}  # (life, life it heard) -> when, a heartbeat that arrived
+        self.following: dict[str, tuple[Claim, float]] = {}  # life -> whose claim it follows, and since when
+        self.lost_leaderships: dict[str, int] = {}
+        self.accepted: dict[TaskId, list[tuple[float, Host, str, AttemptId]]] = {}
+        self.changes: list[tuple[float, Host, Claim]] = []
+        self._before: tuple[Claim, frozenset[AttemptId]] | None = None
+        world.before_step.append(self.before)
+        world.after_step.append(self.after)
+        world.after(1.0, self._look_at_groups)
 
     def fail(self, text: str) -> None:
-        raise AssertionError(text)
+        self.world.violate(text)
+
+    def before(self, host: Host, event: ev.Event) -> None:
+        self._before = None
+        if type(event) is ev.Received:
+            message = event.message
+            if type(message) is Orders:
+                assert host.machine is not None
+                self._before = (host.machine.worker.claim, frozenset(host.machine.worker.held))
+            elif type(message) is Heartbeat:
+                self.heard[host.life, message.life] = self.world.now
+
+    def after(self, host: Host, event: ev.Event, effects: list[do.Effect]) -> None:
+        machine = host.machine
+        if machine is None:
+            return
+        try:
+            machine.check(whole=self.world.steps % WHOLE_EVERY == 0)
+        except AssertionError as error:
+            self.fail(f"{host.name}: {error}")
+        if self._before is not None:
+            self._on_orders(host, machine, event.message)  # type: ignore[union-attr]
+        for effect in effects:
+            kind = type(effect)
+            if kind is do.Send:
+                self._on_send(host, machine, effect)  # type: ignore[arg-type]
+            elif kind is do.Persist:
+                self._on_persist(host, machine, effect)  # type: ignore[arg-type]
+            elif kind is do.TasksChanged:
+                self._on_shown(host, machine, effect.tasks)  # type: ignore[union-attr]
+            elif kind is do.LeaderChanged:
+                self._on_leader(host, machine)
+            elif kind is do.Drained:
+                self._on_drained(host, machine)
+        claim = machine.worker.claim
+        if claim.leader == host.node and machine.worker.queue:
+            self._on_held(host, machine)
+
+    # -- orders -----------------------------------------------------------------------------------------------------
+
+    def _on_orders(self, host: Host, machine: Machine, orders: Orders) -> None:
+        """The fence: what comes under a claim that is not followed is not obeyed."""
+        assert self._before is not None
+        followed, held = self._before
+        new = [grant.attempt for grant in orders.grants if grant.attempt in machine.worker.held.keys() - held]
+        if new and orders.claim not in (followed, machine.worker.claim):
+            self.fail(f"{host.name} follows {followed} and took {new[0]} of {orders.claim}")
+        if new:
+            self._on_held(host, machine)
+
+    def _on_held(self, host: Host, machine: Machine) -> None:
+        """No more than slots and allowance, by what this worker has measured; of one leader's grants."""
+        worker, claim = machine.worker, machine.worker.claim
+        prefix = f"{claim.term}.{claim.leader}.{claim.life}."
+        slow = queued = 0
+        short = 0.0
+        for name, held in worker.held.items():
+            if held.attempt.ended or held.grant is None or not name.startswith(prefix):
+                continue
+            micros = worker._speeds.get(held.grant.task.shape.kind)
+            if micros is None or micros > self.world.params.allowance * 1e6 / LATE:
+                slow += 1
+            else:
+                queued += 1
+                short += micros
+        slots = host.offer.slots
+        # One may wait behind its own kind while nobody knows how long that takes; none behind what takes long.
+        if slow > slots + 1:
+            self.fail(f"{host.name} holds {slow} long tasks of {claim}, and has {slots} slots")
+        room = slots * (self.world.params.allowance * 1e6 * LATE + (short / queued if queued else 0) * LATE) + 1
+        if short > room:
+            self.fail(f"{host.name} holds {queued} tasks, {short:.0f} us of work, of {claim}; its bids allow {room:.0f}")
+
+    # -- what is sent -----------------------------------------------------------------------------------------------
+
+    def _on_send(self, host: Host, machine: Machine, effect: do.Send) -> None:
+        message = effect.message
+        match message:
+            case Heartbeat():
+                claim = message.claim
+                # The ledger keeps the highest claim alone: a provisional one after an established one leaves no trace.
+                if claim.established and claim.leader == host.node and claim.life == host.life:
+                    self._durable(host, "claim", claim.term, claim.leader, claim.life)
+            case Orders():
+                for grant in message.grants:
+                    self._on_grant(host, machine, effect.to, grant)
+                for attempt in message.acks:
+                    self._durable(host, "attempt", attempt, True)
+            case Report():
+                for known in message.attempts:
+                    if known.ended:
+                        self._durable(host, "attempt", known.id, True)
+            case YieldRequest():
+                self._on_yield_request(host, message.claim)
+
+    def _durable(self, host: Host, *key: object) -> None:
+        if key not in host.disk.known:
+            self.fail(f"{host.name} promised what is not on its disk: {key}")
+
+    def _on_grant(self, host: Host, machine: Machine, to: str, grant: Grant) -> None:
+        before = self.granted.setdefault(grant.attempt, (host.life, to))
+        if before != (host.life, to):
+            self.fail(f"{grant.attempt} was granted by {before[0]} to {before[1]}, and by {host.life} to {to}")
+        task = grant.task
+        state = machine.ledger.tasks[task.id]
+        own = state.attempts.get(grant.attempt)
+        if own is None or own.ended or own.phase == LOST:
+            return  # orders are repeated until they are applied, whatever became of the grant meanwhile
+        others = [a for a in state.open_attempts() if a.id != grant.attempt and a.id < grant.attempt]
+        same = [a for a in others if a.id.rsplit(".", 1)[0] == grant.attempt.rsplit(".", 1)[0]]
+        if same:
+            self.fail(f"{grant.attempt} of {task.id} was granted while {same[0]} is open")
+        holders = [other for other in self.world.hosts if other.node == to]
+        if not any(fits(holder.plan, task.shape._replace(cwd="")) for holder in holders):
+            self.fail(f"{task.id} was granted to {to}, which it does not fit")
+
+    def _on_yield_request(self, host: Host, claim: Claim) -> None:
+        """A returning lower id stays steady before it asks, longer each time that it lost the leadership."""
+        followed, since = self.following.get(host.life, (NO_CLAIM, 0.0))
+        steady = self.world.params.settle * 2.0 ** self.lost_leaderships.get(host.life, 0)
+        slept = 0.5  # its clock may be fast, and an event that it missed asleep is dealt with late
+        if followed.leader != claim.leader or followed.life != claim.life:
+            self.fail(f"{host.name} asks {claim.leader} for the leadership and follows {followed.leader}")
+        elif self.world.now - since < min(steady, self.world.params.settle_limit) * 0.99 - slept:
+            self.fail(f"{host.name} asks for the leadership after {self.world.now - since:.1f} s, steady is {steady} s")
+
+    # -- what is recorded -------------------------------------------------------------------------------------------
+
+    def _on_persist(self, host: Host, machine: Machine, effect: do.Persist) -> None:
+        for record in effect.records:
+            match record:
+                case Attempt() if record.phase == LOST and not record.ended:
+                    self._on_lost(host, machine, record)
+                case Acceptance():
+                    self._on_acceptance(host, machine, record)
+                case Ended():
+                    self._on_ended(host, machine, record)
+
+    def _on_lost(self, host: Host, machine: Machine, attempt: Attempt) -> None:
+        """Only what is not there any more, or whose holder was silent for ``lost_after``."""
+        if not machine.leading or self.world.net.noise:
+            return  # it came by another's journal
+        for holder in self.world.hosts:
+            if holder.node != attempt.node or holder.machine is None:
+                continue
+            held = holder.machine.worker.held.get(attempt.id)
+            if held is None or held.attempt.ended or held.attempt.round > attempt.round:
+                continue
+            silent = self.world.now - self.heard.get((host.life, holder.life), 0.0)
+            if holder is host or silent < self.world.params.lost_after * 0.99 - MARGIN:
+                self.fail(f"{host.name} takes {attempt.id} for lost, {holder.name} was heard {silent:.1f} s ago")
+
+    def _on_acceptance(self, host: Host, machine: Machine, record: Acceptance) -> None:
+        if record.claim.life != host.life:
+            return
+        known = machine.ledger.tasks[record.task].acceptances or {}
+        if len(known) > 1:
+            self.fail(f"{host.name} accepts a second result of {record.task}: {sorted(known)}")
+        if record.attempt not in self.world.runners.begun:
+            self.fail(f"{host.name} accepts {record.attempt} of {record.task}, which never began")
+        before = self.accepted.setdefault(record.task, [])
+        for at, other, life, attempt in before:
+            together = min(self.world.calm_for, self.world.now - at)
+            if attempt != record.attempt and together > TOGETHER and other.life == life and other.may_lead:
+                self.fail(f"{host.name} accepts {record.attempt}; {other.name} accepted {attempt} {together:.0f} s ago")
+        before.append((self.world.now, host, host.life, record.attempt))
+
+    def _on_ended(self, host: Host, machine: Machine, record: Ended) -> None:
+        """A task fails for good only after it truly failed, or was truly lost, as often as it may."""
+        if record.status == TASK_CANCELLED:
+            if record.task not in self.world.clients.cancelled:
+                self.fail(f"{record.task} was cancelled and nobody asked for it")
+            return
+        retries = self.world.clients.tasks[record.task].shape.retries
+        failed = self.world.runners.failed.get(record.task, ())
+        lost = {a.id for a in machine.ledger.tasks[record.task].attempts.values() if a.phase == LOST and not a.ended}
+        once = failed and record.code in retries.not_on
+        if len(failed) <= retries.max and not once and len(lost) < self.world.params.max_lost:
+            self.fail(f"{record.task} failed for good ({record.code}) after {len(failed)} failures, {len(lost)} losses")
+
+    # -- what is shown ----------------------------------------------------------------------------------------------
+
+    def _on_shown(self, host: Host, machine: Machine, tasks: tuple[TaskId, ...]) -> None:
+        for task in tasks:
+            state = machine.ledger.tasks[task]
+            if state.state not in FINAL:
+                continue
+            if state.state == DONE:
+                facts = [("acceptance", task, attempt) for attempt in state.acceptances or ()]
+            else:
+                facts = [("ended", task, state.run), ("run", task, state.run, state.cancelled)]
+            if not any(fact in host.disk.known for fact in facts):
+                self.fail(f"{host.name} shows {task} as {state.state} before that is on its disk")
+
+    def _on_drained(self, host: Host, machine: Machine) -> None:
+        if machine.worker.busy and machine._drain_until is not None and host.local(self.world.now) < machine._drain_until:
+            self.fail(f"{host.name} says it is drained while it runs {machine.worker.busy}")
+
+    # -- who leads --------------------------------------------------------------------------------------------------
+
+    def _on_leader(self, host: Host, machine: Machine) -> None:
+        claim = machine.election.announced()
+        followed, since = self.following.get(host.life, (NO_CLAIM, 0.0))
+        led = followed.leader == host.node and followed.established
+        if led and claim.leader != host.node:
+            self.lost_leaderships[host.life] = self.lost_leaderships.get(host.life, 0) + 1
+        same = (followed.leader, followed.life) == (claim.leader, claim.life)
+        self.following[host.life] = (claim, since if same else self.world.now)
+        if claim.leader == host.node and not same:
+            self.changes.append((self.world.now, host, claim))
+        self.world.note(f"{host.name} {'leads' if claim.leader == host.node else 'follows'} {claim.leader} {claim}")
+
+    def _look_at_groups(self) -> None:
+        """One leader per connected group that nothing disturbs, partitions included."""
+        self.world.after(1.0, self._look_at_groups)
+        if self.world.calm_for > UNITED:
+            for group in groups(self.world):
+                problem = disunity(self.world, group)
+                if problem:
+                    self.fail(f"{sorted(host.name for host in group)} have been undisturbed: {problem}")
 
 
-def unsettled(world: World) -> str:
-    """Why the world is not settled yet; empty once one node leads all and every acknowledged task has ended."""
-    leaders = world.leaders()
-    if len(leaders) != 1:
-        return f"{len(leaders)} lead: {[n.id[-3:] for n in leaders]}"
-    leader = leaders[0].machine
-    assert leader is not None
-    if not leader.election.claim.established:
-        return f"{leader.me.node} leads provisionally"
-    for node in world.nodes.values():
-        if node.machine is None:
-            return f"{node.id} is down"
-        if node.machine.election.announced() != leader.election.claim:
-            return f"{node.id} follows {node.machine.election.announced()}, not {leader.election.claim}"
-    if leader.leader.phase != "open":
-        return f"the leader is {leader.leader.phase}"
-    for task in world.acknowledged:
-        state = leader.ledger.tasks.get(task)
-        if state is None or state.spec is None:
-            return f"{task} was acknowledged and is not known to the leader"
-        if state.state not in FINAL:
-            return f"{task} is {state.state}: {[(a.node[-3:], a.ended, a.phase) for a in state.attempts.values()]}"
-    if world.open_calls:
-        return "a client waits"
+def groups(world: World) -> list[list[Host]]:
+    """Those that reach each other, directly or by way of others, in both directions."""
+    left = [host for host in world.hosts if host.up]
+    found = []
+    while left:
+        group, frontier = [left[0]], [left.pop(0)]
+        while frontier:
+            host = frontier.pop()
+            near = [other for other in left if not world.net.is_cut(host, other)]
+            left = [other for other in left if other not in near]
+            group += near
+            frontier += near
+        found.append(group)
+    return found
+
+
+def disunity(world: World, group: list[Host]) -> str:
+    """Why this group is not united under one leader; empty where it is."""
+    able = [host for host in group if host.may_lead and not world.now < host.disk.troubled_until()]
+    leading = [host for host in group if host.machine is not None and host.machine.leading]
+    if not able:
+        return ""
+    if len(leading) != 1:
+        return f"{len(leading)} lead: {[host.name for host in leading]}"
+    machine = leading[0].machine
+    assert machine is not None
+    if not machine.election.claim.established:
+        return f"{leading[0].name} leads provisionally"
+    for host in group:
+        assert host.machine is not None
+        if not world.net.is_cut(host, leading[0]) and host.machine.election.announced() != machine.election.claim:
+            return f"{host.name} follows {host.machine.election.announced()}, not {machine.election.claim}"
     return ""
-
-
-def at_the_end(world: World) -> None:
-    """Nothing that was acknowledged or shown is lost, and everything has one answer."""
-    leader = world.leaders()[0].machine
-    assert leader is not None
-    for node in world.nodes.values():
-        assert node.machine is not None
-        node.machine.check(whole=True)
-    for task in world.acknowledged:
-        state = leader.ledger.tasks[task]
-        accepted = state.accepted()
-        if state.state == DONE:
-            if accepted is None or accepted.attempt not in state.attempts:
-                world.violations.append(f"{task} is accepted without an attempt")
-            elif accepted.digest != state.attempts[accepted.attempt].outcome.digest:
-                world.violations.append(f"{task} accepted another result than its attempt's")
-            elif not _may_double(world) and len(world.shown.get(task, {accepted.digest})) > 1:
-                world.violations.append(f"{task} showed several results without a partition")
-        elif task in world.shown and task not in world.cancelled:
-            world.violations.append(f"{task} was shown as succeeded and is {state.state}")
-        if state.state == DONE and state.acceptances and len(state.acceptances) > 1 and not _may_double(world):
-            world.violations.append(f"{task} has {len(state.acceptances)} acceptances without a partition")
-    for node in world.nodes.values():
-        rejoined = Ledger()
-        for record in node.disk:
-            rejoined.join(record)
-        rejoined.check(whole=True)
-
-
-def _may_double(world: World) -> bool:
-    """Two leaders may accept without seeing each other: in a partition, or across a crash that the other outlived."""
-    return world.partitioned or any(node.life > 1 for node in world.nodes.values()) or world.slept

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from tests.sim import faults, invariants
-from tests.sim.world import Plan, World, job_of
+from tests.sim.endings import judge, unsettled
+from tests.sim.faults import Faults
+from tests.sim.invariants import Watcher
+from tests.sim.plans import JobPlan, Plan, plan_of
+from tests.sim.world import World
 
 
 @dataclass(frozen=True)
@@ -18,49 +21,61 @@ class Result:
 
 
 def build(seed: int, plan: Plan | None = None) -> World:
-    """The world of this seed; sizes vary with it."""
-    world = World(seed, plan)
-    if plan is None:
-        nodes = world.rng.choice((4, 4, 4, 5, 6))
-        world = World(seed, replace(world.plan, nodes=nodes, tasks=world.rng.randint(30, 45)))
-        world.plan = replace(world.plan, faults=world.rng.randint(3, 6))
-    invariants.Watcher(world)
+    """The world of this seed, watched."""
+    world = World(seed, plan or plan_of(seed))
+    Watcher(world)
     return world
 
 
 def play(world: World) -> Result:
-    """Start, submit, break, mend, wait until it has settled and stays so."""
+    """Start, submit, break, mend, wait until it has settled and stays so. The first violation ends it."""
     try:
         _play(world)
     except AssertionError as error:
-        world.violations.append(f"at {world.now:.3f}: assertion: {error}")
-    return Result(world.seed, tuple(world.violations), world.steps, world.now, world.trace.hexdigest())
+        world.violate(f"assertion: {error}")
+    return Result(world.seed, tuple(world.violations), world.steps, world.now, world.trace())
 
 
 def _play(world: World) -> None:
-    rng, plan = world.rng, world.plan
-    for node in world.nodes.values():
-        world.at(rng.uniform(0, 2), lambda n=node: world.start(n) if n.machine is None else None)  # type: ignore[misc]
-    left, index = plan.tasks, 0
-    while left:
-        size = min(left, rng.randint(3, 15))
-        job, tasks = job_of(index, size, rng)
-        world.at(rng.uniform(0.5, plan.fault_time * 0.8), lambda j=job, t=tasks: world.submit(j, t))  # type: ignore[misc]
-        if rng.random() < 0.25:
-            when, target = rng.uniform(1, plan.fault_time), tasks[-1].id
-            world.at(when, lambda t=target: t in world.acknowledged and world.cancel(t, [t]))  # type: ignore[misc]
-        left, index = left - size, index + 1
-    faults.plan_faults(world)
-    world.run_until(plan.fault_time + 40.0)
-    faults.calm(world)
-    if not world.run_until(plan.limit, lambda: bool(world.violations) or not invariants.unsettled(world)):
-        world.violations.append(f"never settled: {invariants.unsettled(world)}")
+    plan, faults = world.plan, Faults(world)
+    for host in world.hosts:
+        world.at(host.plan.joins_at, world.start, host)
+    for job in plan.jobs:
+        world.at(job.at, world.clients.submit, job.job, job.tasks)
+        _meddle(world, job)
+    faults.plan()
+    wrong = lambda: bool(world.violations)  # noqa: E731
+    if world.run_until(plan.fault_time + 45.0, wrong):
         return
-    if world.violations:
+    faults.calm()
+    if not world.run_until(world.now + plan.limit, lambda: wrong() or not unsettled(world)):
+        world.violate(f"never settled: {unsettled(world)}")
         return
-    world.run_until(world.now + 15.0)  # long enough for a lower id to ask for the leadership
-    if not world.run_until(world.now + 60.0, lambda: bool(world.violations) or not invariants.unsettled(world)):
-        world.violations.append(f"settled, then came apart: {invariants.unsettled(world)}")
+    # Long enough for a lower id to ask for the leadership, and for what was thought over to come apart.
+    if world.run_until(world.now + plan.settle + 8.0, wrong):
         return
-    if not world.violations:
-        invariants.at_the_end(world)
+    if not world.run_until(world.now + 60.0, lambda: wrong() or not unsettled(world)):
+        world.violate(f"settled, then came apart: {unsettled(world)}")
+        return
+    if not wrong():
+        judge(world)
+
+
+def _meddle(world: World, job: JobPlan) -> None:
+    """What people do to their jobs."""
+    rng, clients, tasks = world.rng, world.clients, [task.id for task in job.tasks]
+    when = job.at + rng.uniform(0.5, 25.0)
+    what = rng.random()
+    if what < 0.15:
+        world.at(when, clients.cancel, tasks[-1], tasks[-1:])
+    elif what < 0.22:
+        world.at(when, clients.cancel, job.job.id, tasks)
+        world.at(when + rng.uniform(1.0, 20.0), clients.retry, job.job.id, tasks)
+    elif what < 0.32:
+        world.at(when, clients.pause, job.job.id, tasks, rng.uniform(1.0, 30.0))
+    elif what < 0.42:
+        world.at(when, clients.prioritise, rng.choice((job.job.id, tasks[0])), tasks, rng.randint(1, 10))
+    elif what < 0.5:
+        world.at(when, clients.retry, tasks[0], tasks[:1])
+    elif what < 0.6:
+        world.at(when, clients.submit, job.job, job.tasks)  # the whole of it again

@@ -1,520 +1,316 @@
 """The whole mesh in one process on virtual time.
 
-Machines are real; the network, the disks, the runners, the clocks and the client are modelled here, all drawn from one
-seeded generator, so a seed is a world and replays exactly. Nothing here knows what the machines ought to decide: that
-is in ``invariants``.
+Machines are real; hosts, network, disks, runners, clocks and clients are modelled, all drawn from one seeded generator,
+so a seed is a world and replays exactly. This module owns time, the hosts and how events and effects pass between a
+machine and what is modelled around it. It must not know what the machines ought to decide: that is in ``invariants``.
 """
 
 from __future__ import annotations
 
-import hashlib
 import heapq
+import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
 
 from mesh.core import effects as do
 from mesh.core import events as ev
+from mesh.core.errors import MeshError
 from mesh.core.identity import Me
-from mesh.core.ids import AttemptId, NodeId, TaskId
-from mesh.core.lattice import FAILED, RELEASED, SUCCEEDED, Job, Outcome, Record, Retries, Shape, Task
-from mesh.core.ledger import DONE
+from mesh.core.ids import Life, NodeId, node_id
 from mesh.core.machine import Machine
-from mesh.core.messages import Message, Offer, Orders, Pulled
+from mesh.core.messages import Offer
 from mesh.core.params import Params
+from tests.sim.clients import Clients
+from tests.sim.disks import Disk
+from tests.sim.network import End, Network
+from tests.sim.plans import HostPlan, Plan
+from tests.sim.runners import Runners
 
-MOST_STEPS = 60_000  # a default world takes about 7,000
-SLICE = 50  # records per Pulled in this world: small, so that transfers take several messages
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What happens in a world. A default one has at least 4 nodes, 30 tasks and 3 faults."""
-
-    nodes: int = 4
-    tasks: int = 30
-    faults: int = 4
-    fault_time: float = 40.0
-    limit: float = 400.0  # virtual seconds after which it must have settled
+MOST_STEPS = 100_000  # a default world takes about 5,000
+TICK = 1e-5  # a timer that is due at once fires this much later: no step takes no time
+FROZEN = 1.5  # the driver takes its own lateness for a suspend from here on (mesh.node.driver)
+UNIT = 1e6
+BATCH = 256  # steps hashed at a time
 
 
-@dataclass
-class Link:
-    number: int
-    ends: tuple[NodeId, NodeId]
-    ids: dict[NodeId, int]
-    up: bool = True
+class Livelock(AssertionError):
+    """Events without end."""
 
 
-@dataclass
-class Node:
-    """A machine in the world: what survives a crash is ``disk``."""
+class Host:
+    """A computer in the world with one state directory. What survives a crash is ``disk``."""
 
-    id: NodeId
-    skew: float
-    slots: int
-    machine: Machine | None = None
-    life: int = 0
-    disk: list[Record] = field(default_factory=list)
-    journal: str = ""
-    unsynced: list[tuple[int, tuple[Record, ...]]] = field(default_factory=list)
-    syncing: bool = False
-    disk_stuck_until: float = 0.0
-    paused_until: float = 0.0
-    missed: list[ev.Event] = field(default_factory=list)
-    asleep_since: float = 0.0
-    running: dict[int, list[tuple[AttemptId, TaskId]]] = field(default_factory=dict)
-    stopped: set[AttemptId] = field(default_factory=set)
-    timer: float | None = None
+    def __init__(self, world: World, index: int, plan: HostPlan) -> None:
+        rng = world.rng
+        self.index, self.plan = index, plan
+        self.name = f"h{index}"
+        self.address = f"{self.name}:7433"
+        self.node: NodeId = node_id(plan.rank, f"{plan.ulid:026d}")
+        self.offer: Offer = plan.offer
+        self.disk = Disk(world, self, f"j{plan.ulid}")
+        self.offset, self.rate = rng.uniform(0, 1000), 1.0 + rng.uniform(-plan.drift, plan.drift)
+        self.machine: Machine | None = None
+        self.life: Life = ""
+        self.lives = 0
+        self.power = True  # off: it answers nothing, not even that nobody listens
+        self.asleep_since: float | None = None
+        self.frozen = False  # asleep, but its clock runs on (a stopped process, a frozen virtual machine)
+        self.missed: list[ev.Event] = []
+        self.due: float | None = None  # the one timer
+        self.links: dict[NodeId, list[End]] = {}
+        self.dialling: set[str] = set()
+        self.exited = ""  # why its process may not go on
+        self.drained = False
+        self.destroyed = False
+
+    def local(self, now: float) -> float:
+        return self.offset + self.rate * now
+
+    @property
+    def up(self) -> bool:
+        return self.machine is not None and self.asleep_since is None
+
+    @property
+    def may_lead(self) -> bool:
+        return self.plan.role in ("auto", "leader")
+
+    @property
+    def works(self) -> bool:
+        return self.plan.role in ("auto", "worker")
 
 
 class World:
-    def __init__(self, seed: int, plan: Plan | None = None, params: Params | None = None) -> None:
-        self.seed, self.plan = seed, plan or Plan()
-        self.params = params or Params()
+    def __init__(self, seed: int, plan: Plan) -> None:
+        self.seed, self.plan = seed, plan
+        self.params = Params(settle=plan.settle, slice_records=plan.slice_records)
         self.rng = random.Random(seed)
         self.now = 0.0
         self.steps = 0
-        self.slept = False
-        self.trace = hashlib.blake2b(digest_size=16)
-        self.log: list[str] = []
-        self.keep_log = False
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
-        self._counter = 0
-        self.links: dict[int, Link] = {}
-        self._link_numbers = 0
-        self.cut: set[tuple[NodeId, NodeId]] = set()  # directed: messages from the first never reach the second
-        self.noise = 0.0  # probability that a message is dropped, doubled or late
-        self.nodes: dict[NodeId, Node] = {}
-        self.begun: dict[AttemptId, NodeId] = {}
-        self.executions: dict[TaskId, int] = {}
-        self.shown: dict[TaskId, set[str]] = {}  # digests of accepted results that a client was told
-        self.acknowledged: dict[TaskId, Task] = {}
-        self.cancelled: set[TaskId] = set()
-        self.open_calls = 0
-        self.pending_calls: dict[tuple[NodeId, int], Callable[[do.Answer], None]] = {}
-        self.partitioned = False  # ever, for what may legitimately happen twice
+        self.disturbed = 0.0  # when something last began or ceased to be wrong
         self.violations: list[str] = []
-        self.after_step: list[Callable[[World, Node], None]] = []
-        self.on_orders: list[Callable[[World, NodeId, NodeId, Orders], None]] = []
-        self.exited: dict[NodeId, str] = {}
-        for index in range(self.plan.nodes):
-            ulid = f"{index:026d}"
-            node = Node(f"50-{ulid}", self.rng.uniform(0, 1000), self.rng.choice((1, 2, 2, 3)))
-            node.journal = f"j{index}"
-            self.nodes[node.id] = node
+        self.log: list[str] = []
+        self.verbose = False
+        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._pushed = 0
+        self._hash = blake2b(digest_size=16)
+        self._untraced: list[Any] = []
+        self.net = Network(self)
+        self.runners = Runners(self)
+        self.clients = Clients(self)
+        self.before_step: list[Callable[[Host, ev.Event], None]] = []
+        self.after_step: list[Callable[[Host, ev.Event, list[do.Effect]], None]] = []
+        self.hosts = [Host(self, index, host) for index, host in enumerate(plan.hosts)]
+        self._effects: dict[type, Callable[[Host, Any], None]] = {
+            do.Persist: lambda host, e: host.disk.append(e.position, e.records),
+            do.Send: lambda host, e: self.net.send(host, e.to, e.message),
+            do.Dial: lambda host, e: self.net.dial(host, e.address),
+            do.Hangup: lambda host, e: self.net.hangup(host, e.link, e.reason, e.code),
+            do.ServePull: lambda host, e: host.disk.serve(e),
+            do.BeginAttempts: self.runners.begin,
+            do.StopAttempts: self.runners.stop,
+            do.Answer: self.clients.answered,
+            do.TasksChanged: lambda host, e: self.clients.told(host, e.tasks),
+            do.Drained: lambda host, e: self._drained(host),
+            do.Exit: lambda host, e: self._exit(host, e.reason),
+            do.Notice: lambda host, e: None,
+            do.LeaderChanged: lambda host, e: None,
+            do.JobsChanged: lambda host, e: None,
+        }
 
-    # -- time ----------------------------------------------------------------------------------------------------------
+    # -- time -------------------------------------------------------------------------------------------------------
 
-    def at(self, when: float, action: Callable[[], None]) -> None:
-        self._counter += 1
-        heapq.heappush(self._heap, (when, self._counter, action))
+    def at(self, when: float, action: Callable[..., None], *arguments: Any) -> None:
+        self._pushed += 1
+        heapq.heappush(self._heap, (when, self._pushed, action, arguments))
 
-    def run_until(self, until: float, stop: Callable[[], bool] | None = None) -> bool:
-        """Advance virtual time; True if ``stop`` became true."""
-        check_at = self.now
-        while self._heap and self._heap[0][0] <= until:
-            when, _, action = heapq.heappop(self._heap)
+    def after(self, delay: float, action: Callable[..., None], *arguments: Any) -> None:
+        self.at(self.now + delay, action, *arguments)
+
+    def run_until(self, until: float, stop: Callable[[], bool] | None = None, every: float = 0.5) -> bool:
+        """Advance virtual time; True if ``stop``, asked ``every`` so often, became true."""
+        ask_at = self.now
+        heap = self._heap
+        while heap and heap[0][0] <= until:
+            when, _, action, arguments = heapq.heappop(heap)
             self.now = max(self.now, when)
-            action()
-            if stop is not None and self.now >= check_at:
+            action(*arguments)
+            if stop is not None and self.now >= ask_at:
                 if stop():
                     return True
-                check_at = self.now + 0.5
+                ask_at = self.now + every
         self.now = max(self.now, until)
-        return False
+        return stop is not None and stop()
 
-    # -- machines ------------------------------------------------------------------------------------------------------
+    def disturb(self, text: str) -> None:
+        self.disturbed = self.now
+        self.note(text)
 
-    def start(self, node: Node) -> None:
-        node.life += 1
-        life = f"{node.id[-3:]}L{node.life}"
-        me = Me(node.id, life, f"n{node.id[-2:]}", "auto", address(node.id), "sim", f"mesh{node.id[-3:]}", "0")
-        node.machine = Machine(me, self.params, list(node.disk), self.now + node.skew)
-        node.unsynced, node.syncing, node.running, node.stopped = [], False, {}, set()
-        node.missed, node.paused_until = [], 0.0
-        self.note(f"{node.id} starts as {life}")
-        self.feed(node, ev.Measured(Offer(node.slots, node.slots * 1000, 1 << 33, 1 << 32)))
-        for other in self.nodes:
-            if other != node.id:
-                delay = self.rng.uniform(0.1, 1.5)
-                self.at(self.now + delay, lambda o=other: self._found(node, life, o))  # type: ignore[misc]
-                self.at(self.now + delay, lambda o=other: self._found_by(node, o))  # type: ignore[misc]
+    @property
+    def calm_for(self) -> float:
+        """Seconds since anything last began or ceased to be wrong; 0 while messages are being lost."""
+        return 0.0 if self.net.restless else self.now - self.disturbed
 
-    def _found(self, node: Node, life: str, other: NodeId) -> None:
-        if node.machine is not None and node.machine.me.life == life:
-            self.feed(node, ev.AddressFound(address(other), other))
+    # -- hosts ------------------------------------------------------------------------------------------------------
 
-    def _found_by(self, node: Node, other: NodeId) -> None:
-        if self.nodes[other].machine is not None:
-            self.feed(self.nodes[other], ev.AddressFound(address(node.id), node.id))
-
-    def crash(self, node: Node) -> None:
-        """Process gone; what was not synced is lost; its links close as far as the network carries the news."""
-        if node.machine is None:
+    def start(self, host: Host) -> None:
+        """Start meshd there, on what its disk holds."""
+        if host.machine is not None or host.destroyed or host.exited:
             return
-        self.note(f"{node.id} crashes")
-        node.machine = None
-        node.unsynced, node.running, node.syncing = [], {}, False
-        for link in list(self.links.values()):
-            if node.id in link.ends:
-                self._close(link)
+        host.lives += 1
+        host.life = f"{host.name}.{host.lives}"
+        host.power, host.drained, host.asleep_since, host.missed, host.due = True, False, None, [], None
+        me = Me(
+            host.node, host.life, host.name, host.plan.role, host.address, "sim", f"mesh-{host.life}", "0"
+        )  # fmt: skip
+        self.disturb(f"{host.name} {host.node} starts as {host.life} ({host.plan.role})")
+        records = host.disk.start()
+        host.machine = Machine(me, self.params, records, host.local(self.now))
+        self.feed(host, ev.Measured(host.offer))
+        if self.plan.discovery:
+            self.after(self.rng.uniform(0.1, 1.5), self._browse, host, host.life, 2.0)
 
-    def pause(self, node: Node, seconds: float) -> None:
-        if node.machine is None or node.paused_until > self.now:
+    def _browse(self, host: Host, life: Life, again: float) -> None:
+        """mDNS: ask who is there, and be heard asking; again and again, more and more rarely."""
+        if host.life != life or host.machine is None:
             return
-        self.note(f"{node.id} sleeps for {seconds:.1f} s")
-        self.slept = True
-        node.asleep_since, node.paused_until = self.now, self.now + seconds
-        self.at(node.paused_until, lambda: self._wake(node, node.life))
+        for other in self.hosts:
+            if other is not host and other.up and not self.net.is_cut(host, other):
+                self.feed(host, ev.AddressFound(other.address))
+                self.feed(other, ev.AddressFound(host.address))
+        self.after(again, self._browse, host, life, min(again * 3, 60.0))
 
-    def _wake(self, node: Node, life: int) -> None:
-        if node.machine is None or node.life != life or self.now < node.paused_until:
+    def crash(self, host: Host, power: bool = True) -> None:
+        """The process is gone, and what was not synced. ``power`` False: so is the machine, which says nothing."""
+        if host.machine is None:
             return
-        node.paused_until = 0.0
-        gap = self.now - node.asleep_since
-        missed, node.missed = node.missed, []
-        self.note(f"{node.id} wakes after {gap:.1f} s")
-        self.feed(node, ev.Resumed(gap))
+        self.disturb(f"{host.name} {'crashes' if power else 'loses power'}")
+        host.machine, host.asleep_since, host.missed, host.due = None, None, [], None
+        host.power = power
+        host.dialling.clear()
+        host.disk.crash()
+        self.runners.kill(host)
+        self.clients.lost(host)
+        self.net.vanish(host)
+
+    def sleep(self, host: Host, seconds: float, frozen: bool) -> None:
+        """A suspended machine, whose clock stands still; ``frozen``: a stopped process, whose clock runs on."""
+        if not host.up:
+            return
+        self.disturb(f"{host.name} {'freezes' if frozen else 'sleeps'} for {seconds:.1f} s")
+        host.asleep_since, host.frozen = self.now, frozen
+        if not frozen:
+            self.net.fell_silent(host)
+        self.after(seconds, self._wake, host, host.machine)
+
+    def _wake(self, host: Host, machine: Machine) -> None:
+        if host.machine is not machine or host.asleep_since is None:
+            return
+        gap = self.now - host.asleep_since
+        if not host.frozen:
+            host.offset -= host.rate * gap
+        self.disturb(f"{host.name} wakes after {gap:.1f} s")
+        missed, host.missed, host.asleep_since = host.missed, [], None
+        late = host.due is not None and self.now > host.due
+        if gap >= FROZEN and (not host.frozen or late):
+            self.feed(host, ev.Resumed(gap))
+        if late:
+            self.feed(host, ev.Ticked())
         for event in missed:
-            self.feed(node, event)
+            if host.machine is machine:
+                self.feed(host, event)
+        if host.machine is machine:
+            self._arm(host, machine)
 
-    def feed(self, node: Node, event: ev.Event) -> None:
-        if node.machine is None:
+    def drain(self, host: Host, grace: float) -> None:
+        if host.up:
+            self.disturb(f"{host.name} is asked to drain within {grace:.0f} s")
+            self.feed(host, ev.DrainAsked(grace))
+
+    def _drained(self, host: Host) -> None:
+        host.drained = True
+        self.after(0.0, self._leave, host, host.machine)
+
+    def _exit(self, host: Host, reason: str) -> None:
+        host.exited = reason
+        self.after(0.0, self._leave, host, host.machine)
+
+    def _leave(self, host: Host, machine: Machine) -> None:
+        """An orderly end: what is queued for the disk is written first."""
+        if host.machine is machine:
+            self.note(f"{host.name} leaves: {host.exited or 'drained'}")
+            host.disk.close()
+            self.crash(host)
+
+    def leaders(self) -> list[Host]:
+        return [host for host in self.hosts if host.machine is not None and host.machine.leading]
+
+    # -- steps ------------------------------------------------------------------------------------------------------
+
+    def feed(self, host: Host, event: ev.Event) -> None:
+        machine = host.machine
+        if machine is None:
             return
-        if node.paused_until > self.now:
-            if not isinstance(event, ev.Ticked):
-                node.missed.append(event)
+        if host.asleep_since is not None:
+            if type(event) is not ev.Ticked:
+                host.missed.append(event)
             return
-        machine = node.machine
         self.steps += 1
-        assert self.steps < MOST_STEPS, "livelock: events without end"
-        effects = machine.step(event, self.now + node.skew)
-        if self.keep_log:
-            self.note(f"{node.id[-3:]} <- {event!r:.300}")
+        if self.steps > MOST_STEPS:
+            raise Livelock(f"events without end: {self.steps} by {self.now:.1f} s")
+        if self.verbose:
+            self.note(f"{host.name} <- {event!r:.400}")
+        for check in self.before_step:
+            check(host, event)
+        effects = machine.step(event, host.local(self.now))
+        self._untraced.append((host.index, type(event).__name__, [type(e).__name__ for e in effects], effects))
+        if len(self._untraced) >= BATCH:
+            self._hash_up()
         for effect in effects:
-            if self.keep_log:
-                self.note(f"{node.id[-3:]} -> {effect!r:.300}")
-            self.trace.update(repr(effect).encode())
-            self._carry_out(node, machine, effect)
-        for check in self.after_step:
-            check(self, node)
-        self._arm(node, machine)
+            if self.verbose:
+                self.note(f"{host.name} -> {effect!r:.400}")
+            self._effects[type(effect)](host, effect)
+        for watch in self.after_step:
+            watch(host, event, effects)
+        if host.machine is machine:
+            self._arm(host, machine)
 
-    def _arm(self, node: Node, machine: Machine) -> None:
+    def _arm(self, host: Host, machine: Machine) -> None:
+        """As the driver does: one timer, replaced whenever the deadline has changed."""
         deadline = machine.deadline()
-        when = self.now if deadline is None else max(self.now, deadline - node.skew) + 1e-6
-        if node.timer is not None and node.timer <= when and node.timer > self.now:
-            return
-        node.timer = when
-        self.at(when, lambda: self._tick(node, machine, when))
+        when = None if deadline is None else max((deadline - host.offset) / host.rate, self.now) + TICK
+        if when != host.due:
+            host.due = when
+            if when is not None:
+                self.at(when, self._tick, host, machine, when)
 
-    def _tick(self, node: Node, machine: Machine, when: float) -> None:
-        if node.machine is not machine or node.timer != when:
-            return
-        node.timer = None
-        if node.paused_until > self.now:
-            node.timer = node.paused_until + 1e-6
-            self.at(node.timer, lambda: self._tick(node, machine, node.timer or 0.0))
-            return
-        self.feed(node, ev.Ticked())
+    def _tick(self, host: Host, machine: Machine, when: float) -> None:
+        if host.machine is machine and host.due == when and host.asleep_since is None:
+            host.due = None
+            self.feed(host, ev.Ticked())
 
-    # -- effects -------------------------------------------------------------------------------------------------------
+    # -- what is left of it -----------------------------------------------------------------------------------------
 
-    def _carry_out(self, node: Node, machine: Machine, effect: do.Effect) -> None:
-        match effect:
-            case do.Persist():
-                node.unsynced.append((effect.position, effect.records))
-                self._sync_soon(node, machine)
-            case do.Send():
-                self._send(node.id, effect.to, effect.message)
-            case do.Dial():
-                self._dial(node, machine, effect.address)
-            case do.Hangup():
-                link = next((k for k in self.links.values() if k.ids.get(node.id) == effect.link), None)
-                if link is not None:
-                    other = link.ends[0] if link.ends[1] == node.id else link.ends[1]
-                    self._close(link, silent=node.id)
-                    self._later(other, ev.LinkRefused(address(node.id), effect.reason, effect.code))
-            case do.ServePull():
-                self._serve(node, effect)
-            case do.BeginAttempts():
-                self._begin(node, effect)
-            case do.StopAttempts():
-                for name in effect.attempts:
-                    self._stop(node, name, effect.code)
-            case do.Answer():
-                waiting = self.pending_calls.pop((node.id, effect.call), None)
-                if waiting is not None:
-                    waiting(effect)
-            case do.TasksChanged():
-                self._show(machine, effect.tasks)
-            case do.Exit():
-                self.exited[node.id] = effect.reason
-                self.violations.append(f"{node.id} left with exit {effect.code}: {effect.reason}")
-            case do.Notice() | do.LeaderChanged() | do.JobsChanged() | do.Drained():
-                pass
+    def _hash_up(self) -> None:
+        # One call for many steps: hashing each effect's repr cost as much as the steps themselves.
+        self._hash.update(json.dumps(self._untraced, default=_plain).encode())
+        self._untraced.clear()
 
-    def _sync_soon(self, node: Node, machine: Machine) -> None:
-        if node.syncing:
-            return
-        node.syncing = True
-        delay = self.rng.choice((0.0005, 0.002, 0.002, 0.02, 0.1))
-        self.at(max(self.now, node.disk_stuck_until) + delay, lambda: self._synced(node, machine))
+    def trace(self) -> str:
+        """A digest of every event's kind and every effect, in order."""
+        self._hash_up()
+        return self._hash.hexdigest()
 
-    def _synced(self, node: Node, machine: Machine) -> None:
-        if node.machine is not machine:
-            return
-        if node.paused_until > self.now:
-            self.at(node.paused_until + 0.001, lambda: self._synced(node, machine))
-            return
-        batch, node.unsynced = node.unsynced, []
-        node.syncing = False
-        for _, records in batch:
-            node.disk.extend(records)
-        if batch:
-            assert len(node.disk) == batch[-1][0], "journal positions have a hole"
-            self.feed(node, ev.JournalSynced(batch[-1][0]))
-        if node.unsynced and node.machine is machine:
-            self._sync_soon(node, machine)
-
-    def _serve(self, node: Node, effect: do.ServePull) -> None:
-        after = effect.position if effect.journal == node.journal else 0
-        records = tuple(node.disk[after : after + SLICE])
-        position = after + len(records)
-        end = position >= len(node.disk)
-        self._send(node.id, effect.to, Pulled(effect.session, node.journal, position, end, records))
-
-    # -- network -------------------------------------------------------------------------------------------------------
-
-    def _send(self, source: NodeId, target: NodeId, message: Message) -> None:
-        if isinstance(message, Orders):
-            for hook in self.on_orders:
-                hook(self, source, target, message)
-        link = next((k for k in reversed(self.links.values()) if k.up and set(k.ends) == {source, target}), None)
-        if link is None:
-            return
-        copies = 1
-        late = 0.0
-        if self.noise and self.rng.random() < self.noise:
-            what = self.rng.random()
-            if what < 0.4:
-                copies = 0
-            elif what < 0.7:
-                copies = 2
-            late = self.rng.uniform(0, 0.8)
-        for _ in range(copies):
-            delay = self.rng.uniform(0.0002, 0.003) + late
-            self.at(self.now + delay, lambda: self._arrive(link, source, target, message))
-
-    def _arrive(self, link: Link, source: NodeId, target: NodeId, message: Message) -> None:
-        if link.up and (source, target) not in self.cut:
-            self.feed(self.nodes[target], ev.Received(source, message))
-
-    def _dial(self, node: Node, machine: Machine, where: str) -> None:
-        target = next((n for n in self.nodes.values() if address(n.id) == where), None)
-        life = machine.me.life
-
-        def outcome() -> None:
-            if node.machine is None or node.machine.me.life != life:
-                return
-            blocked = target is None or (node.id, target.id) in self.cut or (target.id, node.id) in self.cut
-            if blocked or target is None:
-                self.at(self.now + 1.0, lambda: self._fail_dial(node, life, where, False))
-            elif target.machine is None:
-                self._fail_dial(node, life, where, True)
-            elif target.paused_until > self.now or node.paused_until > self.now:
-                self.at(self.now + 1.0, lambda: self._fail_dial(node, life, where, False))
-            else:
-                self._connect(node, target, where)
-
-        self.at(self.now + self.rng.uniform(0.001, 0.01), outcome)
-
-    def _fail_dial(self, node: Node, life: str, where: str, gone: bool) -> None:
-        if node.machine is not None and node.machine.me.life == life:
-            self.feed(node, ev.DialFailed(where, gone))
-
-    def _connect(self, node: Node, target: Node, where: str) -> None:
-        assert node.machine is not None and target.machine is not None
-        self._link_numbers += 1
-        number = self._link_numbers
-        link = Link(number, (node.id, target.id), {node.id: number * 2, target.id: number * 2 + 1})
-        self.links[number] = link
-        mine, theirs = node.machine.hello(self.now + node.skew), target.machine.hello(self.now + target.skew)
-        self.feed(target, ev.LinkUp(number * 2 + 1, mine))
-        if link.up:
-            self.feed(node, ev.LinkUp(number * 2, theirs, where))
-
-    def _close(self, link: Link, silent: NodeId = "") -> None:
-        """Both ends learn of it, unless the way is cut."""
-        if not link.up:
-            return
-        link.up = False
-        self.links.pop(link.number, None)
-        for end in link.ends:
-            if end != silent:
-                self._later(end, ev.LinkDown(link.ids[end]))
-        if silent and self.nodes[silent].machine is not None:
-            self._later(silent, ev.LinkDown(link.ids[silent]))
-
-    def _later(self, node: NodeId, event: ev.Event) -> None:
-        machine = self.nodes[node].machine
-
-        def deliver() -> None:
-            if self.nodes[node].machine is machine:
-                self.feed(self.nodes[node], event)
-
-        self.at(self.now + self.rng.uniform(0.0005, 0.005), deliver)
-
-    def partition(self, groups: list[set[NodeId]]) -> None:
-        self.note(f"partition: {[sorted(n[-3:] for n in g) for g in groups]}")
-        self.partitioned = True
-        for one in groups:
-            for other in groups:
-                if one is not other:
-                    self.cut |= {(a, b) for a in one for b in other}
-
-    def cut_way(self, source: NodeId, target: NodeId) -> None:
-        self.note(f"one-way cut {source[-3:]} -> {target[-3:]}")
-        self.partitioned = True
-        self.cut.add((source, target))
-
-    def heal(self) -> None:
-        self.note("heal")
-        self.cut.clear()
-        # Connections that lost packets for long are reset by one side or the other.
-        for link in list(self.links.values()):
-            if self.rng.random() < 0.5:
-                self._close(link)
-
-    # -- runners -------------------------------------------------------------------------------------------------------
-
-    def _begin(self, node: Node, effect: do.BeginAttempts) -> None:
-        if node.running.get(effect.slot):
-            self.violations.append(f"{node.id} begins work in slot {effect.slot}, which is busy")
-        if effect.slot >= node.slots:
-            self.violations.append(f"{node.id} begins work in slot {effect.slot} of {node.slots}")
-        queue = []
-        for assignment in effect.assignments:
-            if assignment.attempt in self.begun:
-                self.violations.append(f"{assignment.attempt} was begun twice: a double grant")
-            self.begun[assignment.attempt] = node.id
-            queue.append((assignment.attempt, assignment.task.id))
-        node.running[effect.slot] = queue
-        self._next_in_slot(node, effect.slot)
-
-    def _next_in_slot(self, node: Node, slot: int) -> None:
-        queue = node.running.get(slot)
-        if not queue:
-            return
-        attempt, task = queue[0]
-        life = node.life
-        self._later(node.id, ev.AttemptsBegan(((attempt, int(self.now * 1000)),)))
-        # How long and how well is a property of the task and its try, so that a re-run is not a copy.
-        tries = self.executions[task] = self.executions.get(task, 0) + 1
-        dice = random.Random(f"{self.seed}/{task}/{tries}")
-        kind = random.Random(f"{self.seed}/{task.split('.')[0]}")
-        seconds = kind.choice((0.002, 0.02, 0.3, 1.0, 3.0)) * dice.uniform(0.8, 1.2)
-        bad = dice.random() < 0.08
-        self.at(self.now + seconds, lambda: self._finish(node, life, slot, attempt, task, seconds, bad))
-
-    def _finish(
-        self, node: Node, life: int, slot: int, attempt: AttemptId, task: TaskId, seconds: float, bad: bool
-    ) -> None:
-        queue = node.running.get(slot)
-        if node.machine is None or node.life != life or not queue or queue[0][0] != attempt:
-            return
-        if node.paused_until > self.now:
-            self.at(node.paused_until + 0.01, lambda: self._finish(node, life, slot, attempt, task, seconds, bad))
-            return
-        queue.pop(0)
-        micros = int(seconds * 1e6)
-        if bad:
-            outcome, phase = Outcome("ValueError", "bad luck", finished_ms=int(self.now * 1000), micros=micros), FAILED
-        else:
-            digest = f"{task}@{attempt}"
-            outcome, phase = Outcome(result=b"r", digest=digest, micros=micros), SUCCEEDED
-        self.feed(node, ev.AttemptsEnded(((attempt, phase, outcome),)))
-        self._next_in_slot(node, slot)
-
-    def _stop(self, node: Node, attempt: AttemptId, code: str) -> None:
-        for slot, queue in node.running.items():
-            for index, (name, _task) in enumerate(queue):
-                if name != attempt:
-                    continue
-                del queue[index]
-                outcome = Outcome(code, "stopped")
-                self._later(node.id, ev.AttemptsEnded(((attempt, RELEASED, outcome),)))
-                if index == 0:
-                    self.at(self.now + 0.006, lambda s=slot: self._next_in_slot(node, s))  # type: ignore[misc]
-                return
-
-    # -- the client ----------------------------------------------------------------------------------------------------
-
-    def leaders(self) -> list[Node]:
-        return [n for n in self.nodes.values() if n.machine is not None and n.machine.leading]
-
-    def call(self, build: Callable[[int], ev.Event], answered: Callable[[do.Answer], None]) -> None:
-        """Ask whoever leads, again until it is answered. A client sees one leader at a time, not always the right one."""
-        state = {"done": False}
-        self.open_calls += 1
-
-        def again() -> None:
-            if state["done"]:
-                return
-            leaders = [n for n in self.leaders() if n.paused_until <= self.now]
-            if leaders:
-                node = self.rng.choice(leaders)
-                self._counter += 1
-                number = self._counter
-
-                def answer(reply: do.Answer) -> None:
-                    if reply.error == "NoLeader" or state["done"]:
-                        return
-                    state["done"] = True
-                    self.open_calls -= 1
-                    answered(reply)
-
-                self.pending_calls[(node.id, number)] = answer
-                self.feed(node, build(number))
-            if not state["done"]:
-                self.at(self.now + 1.0, again)
-
-        again()
-
-    def submit(self, job: Job, tasks: list[Task]) -> None:
-        def answered(reply: do.Answer) -> None:
-            if reply.error:
-                self.violations.append(f"submission of {job.id} was refused: {reply.error} {reply.message}")
-                return
-            self.acknowledged.update((task.id, task) for task in tasks)
-
-        self.call(lambda number: ev.Submitted(number, job, tuple(tasks)), answered)
-
-    def cancel(self, target: str, tasks: list[TaskId]) -> None:
-        self.cancelled.update(tasks)
-        self.call(lambda number: ev.CancelAsked(number, target), lambda reply: None)
-
-    def _show(self, machine: Machine, tasks: tuple[TaskId, ...]) -> None:
-        for task in tasks:
-            state = machine.ledger.tasks[task]
-            accepted = state.accepted()
-            if state.state == DONE and accepted is not None:
-                self.shown.setdefault(task, set()).add(accepted.digest)
+    def violate(self, text: str) -> None:
+        self.note(f"VIOLATED: {text}")
+        self.violations.append(f"at {self.now:.3f}: {text}")
 
     def note(self, text: str) -> None:
         self.log.append(f"{self.now:9.3f} {text}")
-        if len(self.log) > 400_000:
-            del self.log[:200_000]
 
 
-def address(node: NodeId) -> str:
-    return f"host{int(node[3:])}:7433"
-
-
-def job_of(index: int, tasks: int, rng: random.Random) -> tuple[Job, list[Task]]:
-    """A job of small tasks, with or without retries."""
-    shape = Shape(kind=f"kind{index}", retries=Retries(max=3, backoff_ms=100))
-    name = f"job{index}"
-    job = Job(name, f"d{index}", name, priority=rng.randint(1, 10), max_parallel=rng.choice((0, 0, 0, 2)))
-    return job, [Task(f"{name}.{n}", name, n, f"d{index}.{n}", shape, b"") for n in range(tasks)]
+def _plain(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    raise MeshError(f"an effect holds {value!r}, which no journal or wire carries")

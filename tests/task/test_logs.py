@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import fcntl
 from pathlib import Path
 
 import pytest
 
 from mesh.task import logs
-from mesh.task.logs import LogReader, LogWriter, trim
+from mesh.task.logs import LogReader, LogWriter, drop_middle, trim
+from mesh.task.processes import LINUX
 
 LINE = b"%09d\n"
 
@@ -62,26 +62,46 @@ def test_a_follower_misses_nothing_that_is_still_there(tmp_path: Path) -> None:
     assert seen == lines(0, 60) + b"\n[... 320 bytes dropped ...]\n" + lines(92, 100)
 
 
-def test_a_capture_is_trimmed_while_it_is_written_and_read(tmp_path: Path) -> None:
-    capture, folder = tmp_path / "capture", tmp_path / "attempt"
+@pytest.fixture
+def capture(tmp_path: Path) -> Path:
+    return tmp_path / "capture"
+
+
+@pytest.mark.skipif(not LINUX, reason="needs holes in files")
+def test_the_middle_of_a_capture_is_dropped_while_it_is_written_and_read(
+    tmp_path: Path, capture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kib = 1 << 10  # holes have whole blocks
+    for name in ("HEAD_BYTES", "TAIL_BYTES", "HOLE_BYTES", "CHUNK_BYTES"):
+        monkeypatch.setattr(logs, name, 64 * kib)
+    folder, pieces = tmp_path / "attempt", [bytes([n]) * (64 * kib) for n in range(1, 10)]
     reader = LogReader(folder)
     with capture.open("ab", buffering=0) as file:
-        file.write(lines(0, 30))
-        assert everything(reader, capture) == lines(0, 30)
-        trim(capture, folder)
-        file.write(lines(30, 32))
-        assert everything(reader, capture) == lines(30, 32)
-        file.write(lines(32, 100))
-    trim(capture, folder)
+        file.write(b"".join(pieces[:3]))
+        assert everything(reader, capture) == b"".join(pieces[:3])
+        drop_middle(capture)
+        assert capture.stat().st_blocks * 512 < 3 * 64 * kib
+        file.write(b"".join(pieces[3:6]))
+        drop_middle(capture)
+        marker = f"\n[... {2 * 64 * kib} bytes dropped ...]\n".encode()
+        assert everything(reader, capture) == marker + pieces[5]
+        file.write(b"".join(pieces[6:]) + b"end")
+        assert everything(reader, capture) == b"".join(pieces[6:]) + b"end"
+    folder.mkdir()
     capture.rename(folder / "log")
-    assert everything(reader) == b"\n[... 600 bytes dropped ...]\n" + lines(92, 100)
-    assert everything(LogReader(folder)) == lines(0, 10) + b"\n[... 820 bytes dropped ...]\n" + lines(92, 100)
+    trim(folder / "log")
+    assert everything(reader) == b""
+    tail = pieces[8][3:] + b"end"
+    marker = f"\n[... {7 * 64 * kib + 3} bytes dropped ...]\n".encode()
+    assert everything(LogReader(folder)) == pieces[0] + marker + tail
 
 
-def test_only_one_trims(tmp_path: Path) -> None:
-    capture = tmp_path / "capture"
-    capture.write_bytes(lines(0, 50))
-    with capture.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        trim(capture, tmp_path / "attempt")
-    assert capture.stat().st_size == 500
+def test_a_log_that_nobody_writes_is_trimmed_to_head_and_tail(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(lines(0, 100))
+    trim(tmp_path / "log")
+    assert everything(LogReader(tmp_path)) == lines(0, 10) + b"\n[... 820 bytes dropped ...]\n" + lines(92, 100)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) == 180
+    (tmp_path / "log.920").unlink()
+    (tmp_path / "log").write_bytes(lines(0, 18))
+    trim(tmp_path / "log")
+    assert everything(LogReader(tmp_path)) == lines(0, 18)

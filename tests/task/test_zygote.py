@@ -52,6 +52,23 @@ def drawn_by_a_runner(zygote: socket.socket, state: Path, name: str) -> list[flo
     raise AssertionError("the runner ended without an answer")
 
 
+def test_an_end_with_unread_messages_is_an_end_all_the_same() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(BOUND)
+    runner, its = socket.socketpair()
+    runner.settimeout(BOUND)
+    with ours, runner:
+        with theirs:
+            command = [sys.executable, "-m", "mesh.task", "zygote", str(theirs.fileno())]
+            zygote = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()])
+        with its:
+            socket.send_fds(ours, [json.dumps({"runner": "one", "preload": []}).encode()], [its.fileno()])
+        ours.recv(READ_BYTES, socket.MSG_PEEK)  # it was told of the fork, and it stays unread
+        ours.close()
+        assert zygote.wait(BOUND) == 0
+        assert runner.recv(1) == b""  # and the runner is gone
+
+
 def test_runners_of_one_zygote_draw_different_numbers(tmp_path: Path) -> None:
     pytest.importorskip("numpy")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -1,0 +1,262 @@
+"""What becomes of tasks while this node leads: ready, recalled, tried again, accepted, failed for good.
+
+Everything about a task is decided by :meth:`Tasks.consider`, from its records alone, whenever one of them changed.
+Events only write records and ask again, so a result that comes twice, late, or by way of another node's journal needs
+no case of its own.
+
+Must not know: nodes, bids and orders. It says "recall this attempt", and the leader knows where that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+
+from mesh.core.effects import JobsChanged, TasksChanged
+from mesh.core.ids import NO_CLAIM, Claim, JobId, TaskId
+from mesh.core.lattice import (
+    FAILED,
+    LOST,
+    TASK_CANCELLED,
+    TASK_FAILED,
+    Acceptance,
+    Attempt,
+    Ended,
+    Job,
+    Record,
+    Register,
+    Run,
+    Task,
+)
+from mesh.core.ledger import BROKEN, CANCELLED, FINAL, TaskState
+from mesh.core.outbox import Outbox
+from mesh.core.params import Params
+from mesh.core.ready import Ready
+
+NOT_COUNTED = "never_arrived"  # LOST, but it cannot have begun: held against nobody
+
+
+class Tasks:
+    """``claim`` is the one that decides here, NO_CLAIM: none. Until ``everything`` is known to be known, only jobs
+    that were submitted to this leader are decided upon: of others it may not have read the half."""
+
+    def __init__(self, params: Params, out: Outbox, recall: Callable[[Attempt, str], None]) -> None:
+        self.params, self.out, self.ledger, self.recall = params, out, out.ledger, recall
+        self.claim: Claim = NO_CLAIM
+        self.everything = False
+        self.fresh: set[JobId] = set()  # submitted to this leader while it did not know everything
+        self.ready = Ready()
+        self.dirty = False  # something became ready: a matching may find a place for it
+        self._changed: dict[TaskId, None] = {}
+        self._jobs_changed: dict[JobId, None] = {}
+
+    def open(self, claim: Claim) -> None:
+        """Decide under this claim, with nothing ready yet."""
+        self.claim, self.everything = claim, False
+        self.ready = Ready()
+        self.fresh.clear()
+
+    def close(self) -> None:
+        self.claim, self.everything = NO_CLAIM, False
+
+    # -- what users ask for -----------------------------------------------------------------------------------------
+
+    def submit(self, job: Job, tasks: tuple[Task, ...], now: float) -> str:
+        """Take a slice of a job. What speaks against it, or empty; then nothing was changed."""
+        problem = self._conflict(job, tasks)
+        if problem:
+            return problem
+        if self.out.record(job):
+            self._jobs_changed[job.id] = None
+        if not self.everything:
+            self.fresh.add(job.id)
+        for task in tasks:
+            if self.out.record(task):
+                self.consider(task.id, now)
+        return ""
+
+    def _conflict(self, job: Job, tasks: tuple[Task, ...]) -> str:
+        known = self.ledger.jobs.get(job.id)
+        if known is not None and known.spec is not None and known.spec.digest != job.digest:
+            return f"job {job.id} exists with other contents; nothing was changed; submit under a new id"
+        for task in tasks:
+            state = self.ledger.tasks.get(task.id)
+            if state is not None and state.spec is not None and state.spec.digest != task.digest:
+                return f"task {task.id} exists with other contents; nothing was changed; submit under a new id"
+        return ""
+
+    def cancel(self, task: TaskId, now: float) -> bool:
+        state = self.ledger.tasks[task]
+        if state.state in FINAL:
+            return False
+        self.out.record(Run(task, state.run, state.run))
+        self.out.record(Ended(task, state.run, TASK_CANCELLED, "cancelled", "cancelled by its user"))
+        self.consider(task, now)
+        return True
+
+    def retry(self, task: TaskId, now: float) -> bool:
+        state = self.ledger.tasks[task]
+        if state.state not in (BROKEN, CANCELLED):
+            return False
+        self.out.record(Run(task, state.run + 1, state.cancelled))
+        self._changed[task] = None
+        self.consider(task, now)
+        return True
+
+    def prioritise(self, target: JobId | TaskId, priority: int) -> None:
+        if target in self.ledger.jobs:
+            self._register(f"job/{target}", "priority", str(priority))
+            self.ready.reprioritise(target, priority)
+            return
+        self._register(f"task/{target}", "priority", str(priority))
+        if target in self.ready:
+            self._push(self.spec(target), None)
+
+    def pause(self, job: JobId, paused: bool) -> None:
+        self._register(f"job/{job}", "paused", "1" if paused else "")
+        self.ready.pause(job, paused)
+
+    def job_changed(self, job: JobId) -> None:
+        """Somebody who watches this job should look."""
+        self.dirty = True
+        self._jobs_changed[job] = None
+
+    def _register(self, scope: str, field: str, value: str) -> None:
+        if self.ledger.value(scope, field) != value:
+            self.out.record(self.ledger.next_register(scope, field, self.out.node, value))
+
+    def priority(self, task: Task) -> tuple[int, bool]:
+        """What counts now, and whether it was given to this very task."""
+        own = self.ledger.value(f"task/{task.id}", "priority") if self.ledger.registers else None
+        if own is not None:
+            return int(own), True
+        changed = self.ledger.value(f"job/{task.job}", "priority") if self.ledger.registers else None
+        spec = self.ledger.jobs[task.job].spec
+        return int(changed) if changed is not None else spec.priority if spec is not None else 5, False
+
+    # -- the one decision about a task ------------------------------------------------------------------------------
+
+    def consider(self, task: TaskId, now: float) -> None:
+        """Look at a task's records and do what they call for. Idempotent."""
+        state = self.ledger.tasks[task]
+        spec = state.spec
+        if spec is None or not (self.everything or spec.job in self.fresh):
+            return
+        if not state.acceptances and state.cancelled < state.run:
+            success = state.success()
+            if success is not None:
+                self.out.record(Acceptance(task, success.id, self.claim, success.outcome.digest))
+        if state.state in FINAL:
+            self.ready.remove(task)
+            self._changed[task] = None
+            for attempt in state.open_attempts():
+                self.recall(attempt, f"the task {state.state}" if state.state != CANCELLED else "cancelled")
+            return
+        open_attempts = state.open_attempts()
+        if open_attempts:
+            self.ready.remove(task)
+            for attempt in self._surplus(open_attempts):
+                self.recall(attempt, "another attempt is further along")
+            return
+        verdict = self._verdict(state)
+        if verdict is not None:
+            self.ready.remove(task)
+            self.out.record(Ended(task, state.run, TASK_FAILED, *verdict))
+            self._changed[task] = None
+        elif task not in self.ready:
+            self._push(spec, self._not_before(state, now))
+
+    def _surplus(self, attempts: list[Attempt]) -> list[Attempt]:
+        """Of several open attempts the one further along is kept: running before offered, then the first minted."""
+        attempts.sort(key=lambda a: (-a.phase, a.outcome.started_ms, a.id))
+        return attempts[1:]
+
+    def _verdict(self, state: TaskState) -> tuple[str, str] | None:
+        """Why a task without open attempts failed for good, if it did."""
+        spec = self._spec_of(state)
+        failed = [a for a in state.attempts.values() if a.ended and a.phase == FAILED and a.run == state.run]
+        retries = spec.shape.retries
+        for attempt in failed:
+            if attempt.outcome.code in retries.not_on:
+                return attempt.outcome.code, f"{attempt.outcome.message} (no retry can help: not_on)"
+        if len(failed) > retries.max:
+            last = max(failed, key=lambda a: (a.outcome.finished_ms, a.id))
+            return last.outcome.code, last.outcome.message
+        lost = [
+            a for a in state.attempts.values()
+            if not a.ended and a.phase == LOST and a.run == state.run and a.outcome.code != NOT_COUNTED
+        ]  # fmt: skip
+        if len(lost) >= self.params.max_lost:
+            nodes = ", ".join(sorted({a.node for a in lost}))
+            return "lost", f"{len(lost)} machines were lost while they ran it: {nodes}"
+        return None
+
+    def _not_before(self, state: TaskState, now: float) -> float | None:
+        """Exponential back-off after a failure, spread by a digest of the ids so that failures do not return as one."""
+        failures = state.failures()
+        if not failures:
+            return None
+        spec = self._spec_of(state)
+        retries = spec.shape.retries
+        delay = retries.backoff_ms * (retries.factor_milli / 1000) ** (failures - 1)
+        spread = blake2b(f"{spec.id}/{state.run}/{failures}".encode(), digest_size=2).digest()
+        jitter = 0.75 + int.from_bytes(spread, "big") / 65536 / 4
+        return now + min(delay, float(retries.max_delay_ms)) / 1000 * jitter
+
+    def _push(self, spec: Task, at: float | None) -> None:
+        priority, own = self.priority(spec)
+        job = self.ledger.jobs[spec.job]
+        if job.spec is not None and job.spec.max_parallel != self.ready.limit_of(spec.job):
+            self.ready.limit(spec.job, job.spec.max_parallel)
+        if self.ledger.registers and self.ledger.value(f"job/{spec.job}", "paused"):
+            self.ready.pause(spec.job)
+        if at is None:
+            self.ready.push(spec, priority, job.order, own)
+        else:
+            self.ready.push_later(spec, priority, job.order, at, own)
+        self.dirty = True
+
+    def spec(self, task: TaskId) -> Task:
+        return self._spec_of(self.ledger.tasks[task])
+
+    def _spec_of(self, state: TaskState) -> Task:
+        assert state.spec is not None, "a task is considered only once it is known"
+        return state.spec
+
+    # -- records by way of another journal --------------------------------------------------------------------------
+
+    def on_records(self, records: Iterable[Record], now: float) -> None:
+        tasks: dict[TaskId, None] = {}
+        for record in records:
+            if isinstance(record, Task):
+                tasks[record.id] = None
+            elif isinstance(record, Attempt | Acceptance | Run | Ended):
+                tasks[record.task] = None
+            elif isinstance(record, Job):
+                self._jobs_changed[record.id] = None
+            elif isinstance(record, Register) and record.scope.startswith("job/"):
+                self._apply_register(record)
+        for task in tasks:
+            self.consider(task, now)
+
+    def _apply_register(self, register: Register) -> None:
+        job = register.scope[4:]
+        if register.field == "paused":
+            self.ready.pause(job, bool(register.value))
+        elif register.field == "priority":
+            self.ready.reprioritise(job, int(register.value))
+
+    def tell(self) -> None:
+        """End of a step: who watches is told what ended or changed, once that is durable."""
+        if self._changed:
+            tasks, self._changed = tuple(self._changed), {}
+            self.out.when_durable(TasksChanged(tasks))
+        if self._jobs_changed:
+            jobs, self._jobs_changed = tuple(self._jobs_changed), {}
+            self.out.when_durable(JobsChanged(jobs))
+
+    def check(self) -> None:
+        for name, state in self.ledger.tasks.items():
+            if name in self.ready:
+                assert state.state not in FINAL, f"{name} is {state.state} and still ready"
+                assert not state.open_attempts(), f"{name} is ready and has an open attempt"

@@ -1,0 +1,182 @@
+"""Clients: they call whatever node they find, again until it is answered, at times twice, and remember what they were told.
+
+What was acknowledged and shown here is what a person may rely on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from mesh.core import effects as do
+from mesh.core import events as ev
+from mesh.core.ids import JobId, TaskId
+from mesh.core.lattice import Job, Task
+from mesh.core.ledger import DONE
+
+if TYPE_CHECKING:
+    from tests.sim.world import Host, World
+
+PATIENCE = 3.0
+HOPS = 2  # of forwarding, as mesh.shell.server
+
+
+class Request:
+    """``done`` is called once with the first final answer and the host that gave it."""
+
+    def __init__(self, build: Callable[[int], ev.Event], done: Callable[[do.Answer, Host], None]) -> None:
+        self.build, self.done = build, done
+        self.answered = False
+        self.tries = 0
+
+
+class Call:
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.position = 0  # of the journal, when the machine had taken the call
+
+
+class Clients:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.jobs: dict[JobId, Job] = {}
+        self.tasks: dict[TaskId, Task] = {}  # submitted
+        self.acknowledged: dict[TaskId, set[str]] = {}  # and the lives that did
+        self.cancelled: dict[TaskId, int] = {}  # and how many cancellations were acknowledged
+        self.retried: set[TaskId] = set()
+        self.shown: dict[TaskId, set[str]] = {}  # digests of accepted results that a client was told
+        self.open = 0
+        self._calls: dict[tuple[int, int], Call] = {}
+        self._numbers = 0
+        self._leader: Host | None = None  # that answered last
+
+    # -- what they ask ----------------------------------------------------------------------------------------------
+
+    def submit(self, job: Job, tasks: Sequence[Task]) -> None:
+        """In a few slices, which may overtake each other; now and then the whole of it twice."""
+        rng = self.world.rng
+        self.jobs[job.id] = job
+        self.tasks.update((task.id, task) for task in tasks)
+        size = rng.choice((len(tasks), len(tasks), 4))
+        slices = [tuple(tasks[at : at + size]) for at in range(0, len(tasks), size)]
+        rng.shuffle(slices)
+        for part in slices:
+            for _ in range(2 if rng.random() < 0.2 else 1):
+                self.ask(lambda call, part=part: ev.Submitted(call, job, part), self._submitted(part))  # type: ignore[misc]
+
+    def _submitted(self, part: tuple[Task, ...]) -> Callable[[do.Answer, Host], None]:
+        def done(answer: do.Answer, host: Host) -> None:
+            if answer.error:
+                self.world.violate(f"submission of {part[0].id} was refused: {answer.error} {answer.message}")
+            for task in part:
+                self.acknowledged.setdefault(task.id, set()).add(host.life)
+
+        return done
+
+    def cancel(self, target: JobId | TaskId, tasks: Sequence[TaskId]) -> None:
+        for task in tasks:
+            self.cancelled.setdefault(task, 0)
+
+        def done(answer: do.Answer, host: Host) -> None:
+            self._known(answer, host, tasks)
+            for task in tasks if not answer.error and answer.count == len(tasks) else ():
+                self.cancelled[task] += 1
+
+        self.ask(lambda call: ev.CancelAsked(call, target), done)
+
+    def retry(self, target: JobId | TaskId, tasks: Sequence[TaskId]) -> None:
+        self.retried.update(tasks)
+        self.ask(lambda call: ev.RetryAsked(call, target), lambda a, h: self._known(a, h, tasks))
+
+    def prioritise(self, target: JobId | TaskId, tasks: Sequence[TaskId], priority: int) -> None:
+        self.ask(lambda call: ev.PriorityAsked(call, target, priority), lambda a, h: self._known(a, h, tasks))
+
+    def pause(self, job: JobId, tasks: Sequence[TaskId], seconds: float) -> None:
+        """And resume it: a person who pauses a job wants it finished some time."""
+
+        def paused(answer: do.Answer, host: Host) -> None:
+            self._known(answer, host, tasks)
+            self.world.after(seconds, self.ask, resume, lambda a, h: self._known(a, h, tasks))
+
+        def resume(call: int) -> ev.Event:
+            return ev.PauseAsked(call, job, False)
+
+        self.ask(lambda call: ev.PauseAsked(call, job, True), paused)
+
+    def _known(self, answer: do.Answer, host: Host, tasks: Sequence[TaskId]) -> None:
+        """A leader may deny what it never heard of, but not what a member that it knows has acknowledged."""
+        if answer.error == "NotFound":
+            assert host.machine is not None
+            known = {peer.life for peer in host.machine.members.peers.values()} | {host.life}
+            for task in tasks:
+                if self.acknowledged.get(task, set()) & known:
+                    self.world.violate(f"{host.name} denies {task}: {answer.message}")
+
+    # -- how they ask -----------------------------------------------------------------------------------------------
+
+    def ask(self, build: Callable[[int], ev.Event], done: Callable[[do.Answer, Host], None]) -> None:
+        self.open += 1
+        self._try(Request(build, done))
+
+    def _try(self, request: Request) -> None:
+        if request.answered:
+            return
+        request.tries += 1
+        rng = self.world.rng
+        up = [host for host in self.world.hosts if host.machine is not None]
+        if up:
+            host = self._leader if self._leader in up and rng.random() < 0.6 else rng.choice(up)
+            self.world.after(rng.uniform(0.0002, 0.002), self._enter, request, host, 0)
+        self.world.after(PATIENCE, self._again, request, request.tries)
+
+    def _again(self, request: Request, tries: int) -> None:
+        if request.tries == tries:
+            self._try(request)
+
+    def _enter(self, request: Request, host: Host, hops: int) -> None:
+        machine = host.machine
+        if machine is None or host.asleep_since is not None:
+            return
+        if not machine.leading and hops < HOPS:
+            address = machine.leader_address()
+            other = next((h for h in self.world.hosts if h.address == address), None)
+            if other is not None and other is not host:
+                if not self.world.net.is_cut(host, other):
+                    self.world.after(0.001, self._enter, request, other, hops + 1)
+                return
+        self._numbers += 1
+        number = self._numbers
+        call = self._calls[host.index, number] = Call(request)
+        self.world.feed(host, request.build(number))
+        call.position = machine.out.position
+
+    def answered(self, host: Host, answer: do.Answer) -> None:
+        call = self._calls.pop((host.index, answer.call), None)
+        if call is None:
+            return
+        if answer.error == "NoLeader":
+            self.world.after(0.5, self._try, call.request)
+            return
+        if not answer.error:
+            assert host.machine is not None
+            if len(host.disk.records) < call.position:
+                self.world.violate(f"{host.name} acknowledged call {answer.call} before it was on its disk")
+        if not call.request.answered:
+            call.request.answered = True
+            self.open -= 1
+            if not answer.error:
+                self._leader = host
+            call.request.done(answer, host)
+
+    def lost(self, host: Host) -> None:
+        """Its process is gone: who waited for it tries elsewhere."""
+        for key in [key for key in self._calls if key[0] == host.index]:
+            self.world.after(0.2, self._try, self._calls.pop(key).request)
+
+    def told(self, host: Host, tasks: Sequence[TaskId]) -> None:
+        assert host.machine is not None
+        for task in tasks:
+            state = host.machine.ledger.tasks[task]
+            accepted = state.accepted()
+            if state.state == DONE and accepted is not None:
+                self.shown.setdefault(task, set()).add(accepted.digest)

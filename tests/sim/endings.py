@@ -1,0 +1,114 @@
+"""When a world has settled, and what must be true then: nothing lost, everything answered, all agree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mesh.core.ids import TaskId
+from mesh.core.ledger import BROKEN, CANCELLED, DONE, FINAL, Ledger, TaskState
+from tests.sim.invariants import disunity
+from tests.sim.plans import fits
+
+if TYPE_CHECKING:
+    from mesh.core.machine import Machine
+    from tests.sim.world import Host, World
+
+
+def unsettled(world: World) -> str:
+    """Why the world is not settled yet; empty once one node leads all and every acknowledged task has ended."""
+    hosts = [host for host in world.hosts if not host.destroyed]
+    for host in hosts:
+        if host.machine is None and not host.exited:
+            return f"{host.name} is down"
+    running = [host for host in hosts if host.machine is not None]
+    problem = disunity(world, running)
+    if problem:
+        return problem
+    leader = leader_of(running)
+    if leader.leader.phase != "open":
+        return f"the leader is {leader.leader.phase}"
+    identities = [host.node[3:] for host in running]
+    if len(set(identities)) < len(identities):
+        return f"two lives of one identity: {sorted(identities)}"
+    for name, task in world.clients.tasks.items():
+        if name not in world.clients.acknowledged:
+            return f"{name} was never acknowledged"
+        state = leader.ledger.tasks.get(name)
+        if state is None or state.spec is None:
+            return f"{name} was acknowledged and is not known to the leader"
+        if state.state not in FINAL and any(fits(host.plan, task.shape) for host in running):
+            return f"{name} is {state.state}: {[(a.node, a.ended, a.phase) for a in state.attempts.values()]}"
+    if world.clients.open:
+        return f"{world.clients.open} clients wait"
+    return ""
+
+
+def leader_of(hosts: list[Host]) -> Machine:
+    return next(host.machine for host in hosts if host.machine is not None and host.machine.leading)
+
+
+def judge(world: World) -> None:
+    """Nothing that was acknowledged or shown is lost, and everything has one answer."""
+    running = [host for host in world.hosts if host.machine is not None]
+    leader = leader_of(running)
+    for host in running:
+        assert host.machine is not None
+        host.machine.check(whole=True)
+        _rejoin(world, host)
+        _agree(world, host, leader)
+    for task in world.clients.acknowledged:
+        _judge_task(world, task, leader.ledger.tasks[task])
+    lowest = min(host.node for host in running if host.may_lead)
+    worst = max((host.machine.election.losses for host in running if host.machine is not None), default=0)
+    if leader.me.node != lowest and world.calm_for > world.params.settle * 2.0**worst * 1.01 + 15.0:
+        world.violate(f"{leader.me.node} still leads, {lowest} is lower and undisturbed for {world.calm_for:.0f} s")
+
+
+def _judge_task(world: World, task: TaskId, state: TaskState) -> None:
+    accepted = state.accepted()
+    digests = {acceptance.digest for acceptance in (state.acceptances or {}).values()}
+    lost = world.clients.shown.get(task, set()) - digests
+    if lost:
+        world.violate(f"{task} was shown with {lost}, and the leader knows of {digests} alone")
+    if state.state == DONE:
+        assert accepted is not None
+        if accepted.attempt not in state.attempts:
+            world.violate(f"{task} is accepted without an attempt")
+        elif accepted.digest != state.attempts[accepted.attempt].outcome.digest:
+            world.violate(f"{task} accepted another result than its attempt's")
+    elif state.state == CANCELLED:
+        if task not in world.clients.cancelled:
+            world.violate(f"{task} is cancelled and nobody asked for it")
+    elif state.state == BROKEN:
+        if not world.runners.failed.get(task) and not world.runners.killed.get(task):
+            world.violate(f"{task} is failed, and never failed or was killed")
+    if world.clients.cancelled.get(task) and task not in world.clients.retried and state.state not in (CANCELLED, DONE):
+        world.violate(f"{task} was cancelled, acknowledged, and is {state.state}")
+
+
+def _agree(world: World, host: Host, leader: Machine) -> None:
+    """Whatever a member that may lead accepted, the leader knows: in a connected group there is one answer."""
+    assert host.machine is not None
+    if not host.may_lead:
+        return
+    for name, state in host.machine.ledger.tasks.items():
+        ours = leader.ledger.tasks.get(name)
+        for attempt, acceptance in (state.acceptances or {}).items():
+            known = (ours.acceptances or {}).get(attempt) if ours is not None else None
+            if known is None or known.claim.key < acceptance.claim.key:
+                world.violate(f"{host.name} accepted {attempt} of {name}, and the leader does not know")
+
+
+def _rejoin(world: World, host: Host) -> None:
+    """A restart would find what the machine knows, and maybe attempts that it forgot once a leader had them."""
+    assert host.machine is not None
+    rejoined = Ledger()
+    for record in host.disk.records:
+        rejoined.join(record)
+    rejoined.check(whole=True)
+    if host.machine.out.durable:
+        for name, state in host.machine.ledger.tasks.items():
+            found = rejoined.tasks.get(name)
+            same = found is not None and found.acceptances == state.acceptances and found.ended == state.ended
+            if not same or found is None or not state.attempts.items() <= found.attempts.items():
+                world.violate(f"{host.name} knows {name} as {state.state}, its journal says otherwise")
