@@ -45,7 +45,7 @@ class Election:
         self.highest_term = out.ledger.claim.term
         self.followed: NodeId = ""  # whom we followed before we led
         self.defer: NodeId = ""  # who was judged to stay, or asked for the leadership: we wait for its claim
-        self.defer_until = 0.0  # 0: as long as it lives
+        self.defer_until = 0.0
         self.losses = 0
         self.draining = False
         self.journal_trouble = ""
@@ -234,7 +234,7 @@ class Election:
         if self.role == FOLLOWING:
             self._alone(now)
         if eligible and self._may_claim(now):
-            self._claim(True, now)
+            self._claim(self.claim.established, now)  # after a part in none but provisional ones: provisionally
 
     def deadline(self, now: float) -> float | None:
         if self.role == LEADING:
@@ -275,15 +275,10 @@ class Election:
         return True
 
     def _defers(self, now: float) -> bool:
-        if self.defer_until:
-            waiting = now < self.defer_until
-        else:
-            waiting = self.members.is_alive(self.defer, now) or any(
-                s.claim.leader == self.defer for p in self.members.living(now) if p.heartbeat for s in p.heartbeat.seen
-            )
-        if not waiting:
-            self.defer, self.defer_until = "", 0.0
-        return waiting
+        if now < self.defer_until:
+            return True
+        self.defer, self.defer_until = "", 0.0
+        return False
 
     def _settle(self, now: float) -> None:
         leader = self.claim.leader
@@ -371,7 +366,8 @@ class Election:
         self._held = False
         self.out.note("info", "stepped_down", to=defer, reason=reason, term=self.claim.term)
         self._alone(now)
-        self.defer, self.defer_until = defer, 0.0
+        # Bounded: if two deferred to each other for as long as the other lives, nobody would lead again.
+        self.defer, self.defer_until = defer, now + self.params.provisional
 
     def _changed(self, address: str) -> None:
         self.urgent = True

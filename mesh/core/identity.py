@@ -35,7 +35,7 @@ class Me(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    code: str  # foreign, protocol, duplicate, self
+    code: str  # foreign, protocol, duplicate, doubt, self; ours: it is the other side that hangs up
     reason: str
 
 

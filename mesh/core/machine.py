@@ -170,7 +170,8 @@ class Machine:
         hello, mine = event.hello, self.hello(now)
         refusal = identity.refuse(mine, hello) or self._judge_double(mine, hello, event.dialed, now)
         if refusal is not None:
-            self.out.do(Hangup(event.link, refusal.reason, refusal.code))
+            if refusal.code != "ours":
+                self.out.do(Hangup(event.link, refusal.reason, refusal.code))
             if refusal.code != "self":
                 self.refusals[event.dialed or hello.address] = refusal.reason
                 contact = self.members.contacts.get(event.dialed)
@@ -198,7 +199,9 @@ class Machine:
             first = (mine.uptime_ms, self.me.life) > (hello.uptime_ms, hello.life)
             if self.election.leading and first:
                 return identity.Refusal("duplicate", f"{mine.name} already runs with the identity {hello.node}: {how}")
-            return identity.Refusal("doubt", f"{hello.name} has this node's own identity {hello.node}: {how}")
+            # Of two that meet the one that ran first hangs up. If the other did, it would not hear whether it must go.
+            code = "doubt" if first else "ours"
+            return identity.Refusal(code, f"{hello.name} has this node's own identity {hello.node}: {how}")
         for peer in self.members.known():
             if not identity.same_machine(peer.node, hello.node):
                 continue

@@ -27,6 +27,7 @@ from mesh.core.effects import BeginAttempts, StopAttempts
 from mesh.core.events import Event
 from mesh.core.ids import AttemptId
 from mesh.core.lattice import FAILED, RELEASED, Outcome
+from mesh.core.reasons import size
 from mesh.core.work import Work
 from mesh.shell.runner_events import Teller
 from mesh.shell.runner_limits import Limits
@@ -398,7 +399,7 @@ class Runners:
 
     def _exceed(self, live: Live, used: int) -> None:
         allowed = live.assignment.memory
-        message = f"it used {used} bytes of memory and was allowed {allowed}; ask for more with resources.memory"
+        message = f"it used {size(used)} of memory and was allowed {size(allowed)}; ask for more with resources.memory"
         self._stop((live.id,), (FAILED, "memory", message), 0.0)
 
     def _running(self) -> Iterator[Live]:
