@@ -53,6 +53,7 @@ class Leader:
         self.past: dict[TaskId, Decision] = {}  # of the last tasks that ended, for those who ask why afterwards
         self.progress: dict[AttemptId, bytes] = {}
         self._followers: set[NodeId] = set()  # those whose journals were asked for since they follow this claim
+        self._troubled: set[NodeId] = set()  # those that were not eligible when last heard
         self._minted = 0
         self._hold_until = 0.0  # grants nothing before: after a takeover, after a suspend
         self._lost_at: dict[NodeId, float] = {}  # when open attempts on a node without a session become LOST
@@ -95,12 +96,17 @@ class Leader:
         if self.claim.established and peer.role in ("auto", "leader"):
             self.puller.pull(peer.node, now)
 
-    def on_heartbeat(self, peer: Peer, follows: Claim, now: float) -> None:
+    def on_heartbeat(self, peer: Peer, follows: Claim, why_not: str, now: float) -> None:
+        """``why_not``: why it is not eligible. Its journal may hold more once it can be written again."""
         if follows != self.claim:
             self._followers.discard(peer.node)
-        elif peer.node not in self._followers:
+        elif peer.node not in self._followers or (peer.node in self._troubled and not why_not):
             self._followers.add(peer.node)
             self.on_member(peer, now)
+        if why_not:
+            self._troubled.add(peer.node)
+        else:
+            self._troubled.discard(peer.node)
 
     def on_resumed(self, now: float) -> None:
         self._hold_until = max(self._hold_until, now + self.params.resume_wait)

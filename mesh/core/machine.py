@@ -249,11 +249,15 @@ class Machine:
                 if peer is not None and self.members.on_heartbeat(peer, message, now):
                     self.election.on_heartbeat(peer, message, now)
                     if self._leading:
-                        self.leader.on_heartbeat(peer, message.claim, now)
+                        self.leader.on_heartbeat(peer, message.claim, message.why_not, now)
                     if message.echo == 0:  # it has not heard us yet: alive needs both directions
                         self._beat_to(peer, now)
             case Pull():
-                self.out.do(ServePull(sender, message.session, message.journal, message.position))
+                serve = ServePull(sender, message.session, message.journal, message.position)
+                if self.election.journal_trouble:
+                    self.out.do(serve)  # what is on disk; the leader asks again once it can be written
+                else:
+                    self.out.when_durable(serve)  # all that is known here now: we may have led a moment ago
             case Pulled():
                 self.puller.on_pulled(sender, message, now)
             case Refused() if message.highest == self._claim and sender == self._claim.leader:

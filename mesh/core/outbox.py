@@ -55,7 +55,8 @@ class Outbox:
 
     def durable_on(self) -> tuple[NodeId, ...]:
         """The nodes that have everything recorded so far on disk, once it is synced here."""
-        return (self.node, *sorted(node for node, position in self.copies.items() if position >= self.position))
+        last = self.position + len(self._records)
+        return (self.node, *sorted(node for node, position in self.copies.items() if position >= last))
 
     def when_durable(self, effect: Effect | Callable[[], None]) -> None:
         """Do this once everything recorded until now is on disk; at once if it is."""

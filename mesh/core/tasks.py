@@ -81,7 +81,8 @@ class Tasks:
             return f"job {job.id} exists with other contents; nothing was changed; submit under a new id"
         for task in tasks:
             state = self.ledger.tasks.get(task.id)
-            if state is not None and state.spec is not None and state.spec.digest != task.digest:
+            spec = state.spec if state is not None else None
+            if spec is not None and (spec.digest, spec.job) != (task.digest, task.job):
                 return f"task {task.id} exists with other contents; nothing was changed; submit under a new id"
         return ""
 
@@ -241,6 +242,7 @@ class Tasks:
 
     def _apply_register(self, register: Register) -> None:
         job = register.scope[4:]
+        self.dirty = True
         if register.field == "paused":
             self.ready.pause(job, bool(register.value))
         elif register.field == "priority":

@@ -85,6 +85,7 @@ class FakeMesh(services.ClientServicer):
         self.documents: dict[str, Any] = {"Peers": PEERS}
         self.explanation: dict[str, Any] = {}
         self.output: list[bytes] = []
+        self.shut: set[str] = set()  # methods that nobody answers
         self._refusals: dict[str, deque[MeshError | None]] = {}
         self._changed = threading.Condition()
         self._generation = 0  # raised to break every watch
@@ -246,7 +247,7 @@ class FakeMesh(services.ClientServicer):
             self.calls[method] += 1
             self._changed.notify_all()
             waiting = self._refusals.get(method)
-            refusal = waiting.popleft() if waiting else ...
+            refusal = None if method in self.shut else waiting.popleft() if waiting else ...
         if refusal is None:
             context.abort(grpc.StatusCode.UNAVAILABLE, "connection lost")
         if refusal is not ...:

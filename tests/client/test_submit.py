@@ -157,10 +157,12 @@ def test_cancelling_reaches_the_mesh(client: MeshClient, mesh: FakeMesh) -> None
 
 
 def test_what_is_cancelled_before_it_left_is_never_sent(client: MeshClient, mesh: FakeMesh) -> None:
-    mesh.refuse("Submit", None, 3)  # keeps the first batch under way while the others are added
+    mesh.shut.add("Submit")  # keeps the first batch under way while the others are added
     first = client.submit(add, 0)
+    mesh.until(lambda: mesh.calls["Submit"] > 0)
     futures = [client.submit(add, n) for n in range(1, 5)]
     assert all(future.cancel() for future in futures)
+    mesh.shut.clear()
     assert first.result(10) == 0
     assert client.submit(add, 9).result(10) == 9
     assert {future.task_id for future in futures}.isdisjoint(mesh.tasks)

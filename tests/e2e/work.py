@@ -61,6 +61,9 @@ class Gated:
     def until_began(self, count: int) -> list[Began]:
         return until(lambda: found if len(found := self.began()) >= count else [], what=f"{count} attempts began")
 
+    def opened(self, x: int) -> bool:
+        return (self.directory / f"open-{x}").exists()
+
     def open(self, x: int | None = None) -> None:
         """Let all go on, or those with this ``x``."""
         (self.directory / ("open" if x is None else f"open-{x}")).touch()

@@ -75,7 +75,7 @@ class Watcher:
                 self._on_send(host, machine, effect)  # type: ignore[arg-type]
             elif kind is do.Persist:
                 self._on_persist(host, machine, effect)  # type: ignore[arg-type]
-            elif kind is do.TasksChanged:
+            elif kind is do.TasksChanged and type(event) is not ev.JournalSynced:
                 self._on_shown(host, machine, effect.tasks)  # type: ignore[union-attr]
             elif kind is do.LeaderChanged:
                 self._on_leader(host, machine)
@@ -230,6 +230,7 @@ class Watcher:
     # -- what is shown ----------------------------------------------------------------------------------------------
 
     def _on_shown(self, host: Host, machine: Machine, tasks: tuple[TaskId, ...]) -> None:
+        """Either a sync has come, or there was nothing to wait for: then all that is known is on disk."""
         for task in tasks:
             state = machine.ledger.tasks[task]
             if state.state not in FINAL:
