@@ -19,6 +19,8 @@ from mesh.client.jobs import AsyncJob, result_row
 from mesh.core.errors import NotBuilt, NotFound
 from mesh.core.messages import PROTOCOL
 
+_NOTHING_LEFT = "nothing was cancelled: all of {1} had ended"
+_NONE_FAILED = "nothing is run once more: nothing of {1} has failed or was cancelled"
 NODE_ID = re.compile(r"[0-9]{2}-[0-9A-Z]{26}")
 
 
@@ -27,7 +29,12 @@ async def peers(args: argparse.Namespace, channel: Channel, output: Output) -> i
 
 
 async def jobs(args: argparse.Namespace, channel: Channel, output: Output) -> int:
-    return _answer(output, await channel.jobs(), show.jobs)
+    found = await channel.jobs()
+    if not found and not output.json:
+        away = [p["name"] for p in await channel.peers() if p["id"] and p["state"] not in ("alive", "refused")]
+        if away:
+            output.note(f"meshctl: members that might know of jobs are away: {', '.join(away)}")
+    return _answer(output, found, show.jobs)
 
 
 async def job(args: argparse.Namespace, channel: Channel, output: Output) -> int:
@@ -35,7 +42,7 @@ async def job(args: argparse.Namespace, channel: Channel, output: Output) -> int
 
 
 async def tasks(args: argparse.Namespace, channel: Channel, output: Output) -> int:
-    return _answer(output, await channel.tasks(args.job, args.state), show.tasks)
+    return _answer(output, await channel.tasks(args.job or "", args.state), show.tasks)
 
 
 async def task(args: argparse.Namespace, channel: Channel, output: Output) -> int:
@@ -70,7 +77,7 @@ async def results(args: argparse.Namespace, channel: Channel, output: Output) ->
 
 
 async def cancel(args: argparse.Namespace, channel: Channel, output: Output) -> int:
-    return _done(output, args.job_task, await channel.cancel(args.job_task), "cancelled {} of {}")
+    return _done(output, args.job_task, await channel.cancel(args.job_task), "cancelled {} of {}", _NOTHING_LEFT)
 
 
 async def pause(args: argparse.Namespace, channel: Channel, output: Output) -> int:
@@ -84,7 +91,7 @@ async def resume(args: argparse.Namespace, channel: Channel, output: Output) -> 
 async def retry(args: argparse.Namespace, channel: Channel, output: Output) -> int:
     if args.force:
         raise NotBuilt("'retry --force' is not built yet", "", "`meshctl retry` without it repeats what has ended")
-    return _done(output, args.job_task, await channel.retry(args.job_task), "running {} of {} once more")
+    return _done(output, args.job_task, await channel.retry(args.job_task), "running {} of {} once more", _NONE_FAILED)
 
 
 async def priority(args: argparse.Namespace, channel: Channel, output: Output) -> int:
@@ -135,11 +142,13 @@ def _answer(output: Output, document: Any, as_text: Callable[[Output, Any], None
     return 0
 
 
-def _done(output: Output, target: str, count: int, text: str) -> int:
+def _done(output: Output, target: str, count: int, text: str, nothing: str = "") -> int:
+    """``nothing``: said instead where no task was concerned."""
     if output.json:
         output.document({"id": target, "tasks": count})
     else:
-        output.line(text.format(f"{count} task{'' if count == 1 else 's'}", target))
+        said = nothing if nothing and not count else text
+        output.line(said.format(f"{count} task{'' if count == 1 else 's'}", target))
     return 0
 
 

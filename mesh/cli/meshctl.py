@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import sys
+from typing import TYPE_CHECKING
 
 # gRPC writes its own lines to stderr about connections that fail; what is said of them stands in our errors.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -13,6 +14,9 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 from mesh.cli.output import Output, report
 from mesh.cli.parser import parse
 from mesh.core.errors import InvalidSpec, MeshError, MeshTimeout, NoLeader, NoMeshFound, NotBuilt
+
+if TYPE_CHECKING:
+    from mesh.client.channel import Channel
 
 ANSWER_PATIENCE = 10.0  # seconds for a command that only asks: a new leader is there after three
 WAIT_PATIENCE = 60.0  # seconds without contact for one that waits anyway
@@ -62,9 +66,22 @@ async def _with_channel(args: argparse.Namespace, output: Output) -> int:
     waits = args.verb == "wait" or (args.verb == "submit" and args.wait)
     channel = Channel(Finder(args.address, args.mesh), WAIT_PATIENCE if waits else ANSWER_PATIENCE)
     try:
+        if args.mesh and (args.address or os.environ.get("MESH_ADDRESS")):
+            await _check_mesh(args.mesh, channel)
         return await COMMANDS[args.verb](args, channel, output)
     finally:
         await channel.close()
+
+
+async def _check_mesh(mesh: str, channel: Channel) -> None:
+    """An address was named and a mesh too: nothing is done where they do not go together."""
+    found = (await channel.status())["mesh"]
+    if found != mesh:
+        raise NoMeshFound(
+            f"the node at {channel.address} is of mesh {found!r}, not of {mesh!r}",
+            "",
+            "leave out --mesh, or --address and MESH_ADDRESS",
+        )
 
 
 def exit_code(error: MeshError) -> int:

@@ -98,9 +98,16 @@ def shown(value: object) -> str:
     return "".join(c if c.isprintable() else " " for c in str(value))
 
 
+def literal(value: object) -> str:
+    """A parameter or a metric: what programs are given is not ``yes``, and null is not the same as nothing."""
+    if value is None or isinstance(value, bool) or value in ("", [], {}):
+        return json.dumps(value)
+    return shown(value)
+
+
 def pairs(values: dict[str, Any] | None) -> str:
     """``lr=0.1 depth=3``."""
-    return " ".join(f"{key}={shown(value)}" for key, value in flat(values or {}).items())
+    return " ".join(f"{key}={literal(value)}" for key, value in flat(values or {}).items())
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any, NoReturn
 
 from mesh.core.errors import NotBuilt
@@ -41,6 +42,11 @@ exit codes: 0 done; 1 what was asked for failed; 2 wrong usage or file; 69 no me
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, as every other error of meshctl."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # argparse takes -0.1 for a number and -1e-5 for an option, until Python 3.14.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"meshctl: {message}; `{self.prog} --help` shows how\n")
@@ -131,7 +137,7 @@ def _parser() -> Parser:
             allow_abbrev=False,
         )
         for dest, what in positional:
-            verb.add_argument(dest.lower().replace("|", "_"), metavar=dest, help=what)
+            verb.add_argument(dest.lower().replace("|", "_"), metavar=dest, type=_id, help=what)
         return verb
 
     job = ("JOB", "a job's id, as `meshctl jobs` shows it")
@@ -143,7 +149,7 @@ def _parser() -> Parser:
     add("jobs", "list the jobs")
     add("job", "show one job", job)
     tasks = add("tasks", "list tasks")
-    tasks.add_argument("--job", metavar="JOB", default="", help="of this job only")
+    tasks.add_argument("--job", metavar="JOB", type=_id, help="of this job only")
     tasks.add_argument(
         "--state",
         choices=("pending", "running", "succeeded", "failed", "cancelled"),
@@ -199,6 +205,13 @@ def _submit(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--dry-run", action="store_true", help="say what would be submitted; needs no mesh")
     verb.add_argument("--wait", action="store_true", help="wait until it has ended; exits with 1 if it did not succeed")
     verb.add_argument("--yes", action="store_true", help="do not ask before a very large submission")
+
+
+def _id(text: str) -> str:
+    """A variable of a script that is not set must not mean everything."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an id is missing: it is empty")
+    return text
 
 
 def _seconds(text: str) -> float:

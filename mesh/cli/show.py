@@ -7,7 +7,7 @@ import io
 import json
 from typing import Any
 
-from mesh.cli.output import Output, flat, pairs, shown, size
+from mesh.cli.output import Output, flat, literal, pairs, shown, size
 from mesh.client.jobs import result_row
 
 Document = dict[str, Any]
@@ -143,7 +143,7 @@ def best(output: Output, document: Document) -> None:
         [
             (document["metric"]["name"], document["metric"]["value"]),
             ("task", document["task"]),
-            *((f"  {name}", value) for name, value in flat(document["params"]).items()),
+            *((f"  {name}", literal(value)) for name, value in flat(document["params"]).items()),
             ("checkpoint", document["checkpoint"]),
         ]
     )
@@ -151,7 +151,8 @@ def best(output: Output, document: Document) -> None:
 
 def results(output: Output, documents: list[Document]) -> None:
     columns, rows = _results(documents)
-    output.table([column.upper() for column in columns], rows, "no tasks")
+    texts = [[literal(cell) if isinstance(cell, bool) else cell for cell in row] for row in rows]
+    output.table([column.upper() for column in columns], texts, "no tasks")
 
 
 def results_csv(output: Output, documents: list[Document]) -> None:
@@ -195,4 +196,9 @@ def _results(documents: list[Document]) -> tuple[list[str], list[list[object]]]:
 
 
 def status(output: Output, document: Document) -> None:
-    output.fields([(name.replace("_", " "), value) for name, value in document.items()])
+    """Jobs are the leader's to know: what another node's journal has of them is shown as just that."""
+    known = {"jobs", "tasks"} if not document.get("leading", True) else set()
+    shown_as = {**document, "tasks": counts(document["tasks"])} if "tasks" in document else document
+    output.fields(
+        [(name.replace("_", " ") + (" in own journal" if name in known else ""), v) for name, v in shown_as.items()]
+    )

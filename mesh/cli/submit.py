@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mesh.cli import show
-from mesh.cli.output import Output, pairs, placed, shown
+from mesh.cli.output import Output, literal, pairs, placed, shown
 from mesh.cli.progress import Progress
 from mesh.client import sweeps
 from mesh.client.channel import Channel
@@ -65,9 +65,9 @@ def _axes(parameters: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 
 def _range(described: dict[str, Any]) -> str:
     if "values" in described and "probabilities" not in described:
-        return ", ".join(shown(value) for value in described["values"])
+        return ", ".join(literal(value) for value in described["values"])
     if "value" in described:
-        return shown(described["value"])
+        return literal(described["value"])
     return pairs(described)
 
 
@@ -108,7 +108,9 @@ async def _until_ended(args: argparse.Namespace, job: AsyncJob, output: Output, 
         output.document(document)
     else:
         seconds = time.monotonic() - started
-        output.line(f"{job.id} {document['state']} after {seconds:.1f} s: {show.counts(document['tasks'])}")
+        # Of a job that somebody waits for later, this is not how long it took.
+        after = f" after {seconds:.1f} s" if args.verb == "submit" else ""
+        output.line(f"{job.id} {document['state']}{after}: {show.counts(document['tasks'])}")
         if document["best"]:
             best = document["best"]
             metric = f"{best['metric']['name']}={shown(best['metric']['value'])}"

@@ -59,6 +59,7 @@ def error_of(failure: grpc.aio.AioRpcError, address: Address | None) -> MeshErro
     if failure.code() in _BROKEN:
         # "failed to connect to all addresses; last error: ...: Connection refused": the end is what happened.
         why = (failure.details() or "").rpartition(": ")[2]
+        why = why if "[" in why else why.rstrip("]")  # the resolver puts its own errors in a list
         return NoMeshFound(f"no node answers at {where}", why, "is meshd running there? its log says what it does")
     if failure.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return MeshTimeout(f"{where} did not answer in time", "its node is overloaded or stopped", "try again")

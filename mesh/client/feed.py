@@ -65,6 +65,7 @@ class Feed:
         self._sends: set[asyncio.Task[None]] = set()
         self._wanted = asyncio.Event()  # the mesh has tasks of ours, so there is something to watch
         self._cancels = asyncio.Semaphore(CANCELS)
+        self._recalls: set[asyncio.Task[None]] = set()
         self._running: set[asyncio.Task[None]] = set()
         self._closed = False
         self._start(self._watch())
@@ -92,11 +93,11 @@ class Feed:
         self._give_up(MeshError("the client was closed before this task ended", "the task itself goes on"))
 
     async def flush(self) -> None:
-        """Until everything that was added is acknowledged or refused."""
-        while self._inbox or self._sends:
+        """Until everything that was added is acknowledged or refused, and what was cancelled is."""
+        while self._inbox or self._sends or self._recalls:
             self._pump()
-            if self._sends:
-                await asyncio.wait(self._sends)
+            if under_way := self._sends | self._recalls:
+                await asyncio.wait(under_way)
 
     # -- out ---------------------------------------------------------------------------------------------------------
 
@@ -179,7 +180,9 @@ class Feed:
     def _recall(self, future: TaskFuture[Any]) -> None:
         self._pending.pop(future.task_id, None)
         if future.acknowledged and not self._closed:  # may come twice, which is harmless
-            self._start(self._cancel(future.task_id))
+            recalling = self._start(self._cancel(future.task_id))
+            self._recalls.add(recalling)
+            recalling.add_done_callback(self._recalls.discard)
 
     async def _cancel(self, task_id: str) -> None:
         async with self._cancels:

@@ -107,6 +107,9 @@ class Account:
         need = NOTHING if alternative is None else shape.alternatives[alternative]
         self._enter(task, job, shape.kind, need, devices, now)
 
+    def holds(self, task: TaskId) -> bool:
+        return task in self._kind_of
+
     def begun(self, task: TaskId, now: float) -> None:
         kind = self._kind_of.get(task)
         if kind is not None:

@@ -18,9 +18,9 @@ from mesh.core.events import Asked, Submitted
 from mesh.core.held import NOTHING
 from mesh.core.identity import Me
 from mesh.core.ids import NO_CLAIM, AttemptId, Claim, NodeId, TaskId, attempt_id
-from mesh.core.lattice import LOST, OFFERED, RELEASED, RUNNING, Attempt, Outcome, Record, Resources
+from mesh.core.lattice import LOST, OFFERED, RELEASED, RUNNING, Attempt, Outcome, Record, Resources, Task
 from mesh.core.matching import Decision, match
-from mesh.core.members import Members, Peer
+from mesh.core.members import NEVER, Members, Peer
 from mesh.core.messages import Grant, Refused, Report
 from mesh.core.outbox import Outbox
 from mesh.core.params import Params
@@ -54,6 +54,7 @@ class Leader:
         self.progress: dict[AttemptId, bytes] = {}
         self._followers: set[NodeId] = set()  # those whose journals were asked for since they follow this claim
         self._troubled: set[NodeId] = set()  # those that were not eligible when last heard
+        self._opened = 0.0  # when the present claim was made
         self._minted = 0
         self._hold_until = 0.0  # grants nothing before: after a takeover, after a suspend
         self._lost_at: dict[NodeId, float] = {}  # when open attempts on a node without a session become LOST
@@ -63,7 +64,7 @@ class Leader:
 
     def open(self, claim: Claim, now: float) -> None:
         """Lead under this claim. An established leader pulls everybody's journal before it grants what it finds."""
-        first = self.phase == CLOSED
+        first, self._opened = self.phase == CLOSED, now
         was_provisional = not self.claim.established
         self.claim = self.tasks.claim = claim
         self.sessions.clear()  # workers declare again to every claim
@@ -100,7 +101,7 @@ class Leader:
         """``why_not``: why it is not eligible. Its journal may hold more once it can be written again."""
         if follows != self.claim:
             self._followers.discard(peer.node)
-        elif peer.node not in self._followers or (peer.node in self._troubled and not why_not):
+        elif peer.node not in self._followers or (peer.node in self._troubled and not why_not) or not self._read(peer):
             self._followers.add(peer.node)
             self.on_member(peer, now)
         if why_not:
@@ -123,6 +124,7 @@ class Leader:
         if problem:
             self.out.do(Answer(event.call, "Conflict", problem))
         else:
+            self._recognise({task.id for task in event.tasks}, now)
             answer = Answer(event.call, count=len(event.tasks), durable_on=self.out.durable_on())
             self.out.when_durable(answer)
 
@@ -143,9 +145,13 @@ class Leader:
             return "the leader is still gathering journals"
         away = [
             peer.name or peer.node for peer in self.members.known()
-            if peer.role not in ("worker", "observer") and not self.members.alive(peer, now)
+            if peer.role not in ("worker", "observer") and not (self.members.alive(peer, now) and self._read(peer))
         ]  # fmt: skip
-        return f"members that might know it are away: {', '.join(away)}" if away else ""
+        return f"members that might know it are away, or were not asked yet: {', '.join(away)}" if away else ""
+
+    def _read(self, peer: Peer) -> bool:
+        """Whether its journal was read since we lead, and since it is alive: it may have led while it was away."""
+        return self.puller.complete.get(peer.node, NEVER) >= max(self._opened, peer.since)
 
     # -- reports ----------------------------------------------------------------------------------------------------
 
@@ -158,6 +164,8 @@ class Leader:
         for attempt in report.attempts:
             if not self._knows(attempt.task):
                 unknown.append(attempt.id)
+                if session is not None:
+                    session.strangers[attempt.id] = attempt
                 continue
             changed = self.out.record(attempt)
             if attempt.ended:
@@ -223,8 +231,8 @@ class Leader:
             if attempt.id not in declared and attempt.id not in session.open:
                 arrived = attempt.phase != OFFERED or self._former_life(session)
                 self._lose(attempt, "its process ended" if arrived else NOT_COUNTED, now)
-        for attempt_name in declared:
-            self._adopt(session, attempt_name, now)
+        for attempt in declared.values():
+            self._adopt(session, attempt, now)
         session.declared = {}
 
     def _open_on(self, node: NodeId) -> list[Attempt]:
@@ -235,15 +243,16 @@ class Leader:
         lived = self.ledger.lives.get(session.node)
         return lived is not None and lived.life != session.life
 
-    def _adopt(self, session: Session, name: AttemptId, now: float) -> None:
+    def _adopt(self, session: Session, attempt: Attempt, now: float) -> None:
         """An attempt that another leader granted runs on, and counts against its node and its job."""
-        attempt = session.declared[name]
         state = self.ledger.tasks.get(attempt.task)
-        if name in session.open or state is None or state.spec is None or state.attempts[name].ended:
+        if attempt.id in session.open or state is None or state.spec is None or state.attempts[attempt.id].ended:
             return
-        session.open[name] = (attempt.task, NOTHING, (), 0)
-        self.accounts[session.node].hold(attempt.task, state.spec.job, state.spec.shape, None, (), now)
-        self.loads.opened(state.spec.job, NOTHING)
+        session.open[attempt.id] = (attempt.task, NOTHING, (), 0)
+        account = self.accounts[session.node]
+        if not account.holds(attempt.task):  # two leaders may have granted it there
+            account.hold(attempt.task, state.spec.job, state.spec.shape, None, (), now)
+            self.loads.opened(state.spec.job, NOTHING)
 
     def _closed(self, attempt: Attempt) -> None:
         """Give back what an open attempt held."""
@@ -293,10 +302,33 @@ class Leader:
         """Records that came by way of another journal, joined already."""
         if self.phase == CLOSED:
             return
+        self._recognise({record.id for record in records if isinstance(record, Task)}, now)
+        doubted: set[NodeId] = set()
         for record in records:
-            if isinstance(record, Attempt) and record.ended:
+            if not isinstance(record, Attempt):
+                continue
+            session = self.sessions.get(record.node)
+            if record.ended:
                 self._closed(record)
+            elif record.phase != LOST:
+                self._find_place(record.task, now)
+            elif session is not None and record.id in session.open:
+                doubted.add(record.node)
+        for node in sorted(doubted):
+            # Another leader lost it out of sight, and here it runs: its node says so again, before it is granted again.
+            self.out.send(node, Refused(self.claim, alive=True))
+            self._hold_until = max(self._hold_until, now + self.params.takeover_grace)
         self.tasks.on_records(records, now)
+
+    def _recognise(self, tasks: set[TaskId], now: float) -> None:
+        """These tasks are known from now on, and workers may have declared attempts at them before."""
+        for node in sorted(self.sessions):
+            session = self.sessions[node]
+            for name in [name for name, attempt in session.strangers.items() if attempt.task in tasks]:
+                attempt = session.strangers.pop(name)
+                self.out.record(attempt)
+                self._adopt(session, attempt, now)
+                self.tasks.consider(attempt.task, now)
 
     # -- at the end of every step -----------------------------------------------------------------------------------
 
@@ -328,12 +360,12 @@ class Leader:
                 self.phase, self._rebuild = OPEN, None
 
     def _find_place(self, task: TaskId, now: float) -> None:
-        """Of an open attempt found at takeover: its node declares it, or it is lost after ``lost_after``."""
+        """Of open attempts found in a journal: their node declares them, or they are lost after ``lost_after``."""
         for attempt in self.ledger.tasks[task].open_attempts():
             session = self.sessions.get(attempt.node)
             if session is None:
                 self._lost_at.setdefault(attempt.node, now + self.params.lost_after)
-            elif session.complete and attempt.id not in session.open:
+            elif session.complete and attempt.id not in session.open and attempt.id not in session.strangers:
                 self._lose(attempt, NOT_COUNTED if attempt.phase == OFFERED else "its process ended", now)
 
     def _watch(self, now: float) -> None:

@@ -191,26 +191,29 @@ class Machine:
 
     def _judge_double(self, mine: Hello, hello: Hello, dialed: str, now: float) -> identity.Refusal | None:
         """Two live lives of one identity: the leader alone decides, and keeps the one that was connected first."""
-        how = "a copied state directory; start one of them with meshd --new-id"
         if identity.same_machine(hello.node, self.me.node):
             if hello.life == self.me.life:
                 self.members.contacts.pop(dialed, None)
                 return identity.Refusal("self", "this is the same process")
             first = (mine.uptime_ms, self.me.life) > (hello.uptime_ms, hello.life)
             if self.election.leading and first:
-                return identity.Refusal("duplicate", f"{mine.name} already runs with the identity {hello.node}: {how}")
+                return identity.Refusal("duplicate", f"{mine.name} already runs with the identity {hello.node}: {COPIED}")
             # Of two that meet the one that ran first hangs up. If the other did, it would not hear whether it must go.
             code = "doubt" if first else "ours"
-            return identity.Refusal(code, f"{hello.name} has this node's own identity {hello.node}: {how}")
+            return identity.Refusal(code, f"{hello.name} has this node's own identity {hello.node}: {COPIED}")
         for peer in self.members.known():
             if not identity.same_machine(peer.node, hello.node):
                 continue
             if peer.life != hello.life and peer.links and self.members.alive(peer, now):
-                code = "duplicate" if self.election.leading else "doubt"
-                return identity.Refusal(code, f"{peer.name} already runs with the identity {hello.node}: {how}")
+                return identity.Refusal(*reversed(self._double(peer)))
             if peer.node != hello.node:
                 peer.gone = True  # the same machine, started again with another rank
         return None
+
+    def _double(self, peer: Peer) -> tuple[str, str]:
+        """Reason and code, for whom was not there first."""
+        code = "duplicate" if self.election.leading else "doubt"
+        return f"{peer.name} already runs with the identity {peer.node}: {COPIED}", code
 
     def _on_link_refused(self, event: LinkRefused, now: float) -> None:
         contact = self.members.contacts.get(event.address)
@@ -252,6 +255,9 @@ class Machine:
                         self.leader.on_heartbeat(peer, message.claim, message.why_not, now)
                     if message.echo == 0:  # it has not heard us yet: alive needs both directions
                         self._beat_to(peer, now)
+                elif peer is not None:
+                    for link in self.members.doubles(peer, message.life):
+                        self.out.do(Hangup(link, *self._double(peer)))
             case Pull():
                 serve = ServePull(sender, message.session, message.journal, message.position)
                 if self.election.journal_trouble:
@@ -386,9 +392,11 @@ class Machine:
                 self._beat_to(peer, now, common)
 
     def _owes_beat(self, peer: Peer) -> bool:
-        """A leader that we do not follow still learns that we hear it: that is how leaders meet."""
+        """Who has no leader learns whom we follow; and a leader that we do not follow, that we hear it: so leaders meet."""
         beat = peer.heartbeat
-        return beat is not None and beat.claim.leader == peer.node != self._claim.leader and not self._leading
+        if beat is None or self._leading:
+            return False
+        return beat.claim == NO_CLAIM or beat.claim.leader == peer.node != self._claim.leader
 
     def _heartbeat(self, now: float) -> Heartbeat:
         election = self.election
@@ -408,6 +416,7 @@ class Machine:
 
 
 _SLOW = "its journal did not sync"
+COPIED = "a copied state directory; start one of them with meshd --new-id"
 
 _HANDLERS: dict[type, Callable[[Machine, Any, float], None]] = {
     Ticked: Machine._on_ticked,

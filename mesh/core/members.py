@@ -63,6 +63,7 @@ class Members:
         self.peers: dict[NodeId, Peer] = {}
         self.contacts: dict[str, Contact] = {}
         self.links: dict[int, NodeId] = {}
+        self.lives: dict[int, Life] = {}  # of the other side of each link: a copied state directory has two at a time
         self.incarnation = 0
         self.book = 0  # counts changes of addresses
         self._slack = 0.0  # our own recent lateness, added to every window
@@ -93,7 +94,7 @@ class Members:
         peer.refused = ""
         peer.links.append(link)
         peer.name, peer.role, peer.version = hello.name, hello.role, hello.version
-        self.links[link] = hello.node
+        self.links[link], self.lives[link] = hello.node, hello.life
         if hello.address and peer.address != hello.address:
             self.contacts.pop(peer.address, None)
             peer.address = hello.address
@@ -107,12 +108,23 @@ class Members:
             return None
         peer = self.peers[node]
         peer.links.remove(link)
+        del self.lives[link]
+        left = [self.lives[other] for other in peer.links]
+        if left and peer.life not in left:
+            self._new_life(peer, left[0])
         if not peer.links:
             contact = self.contacts.get(peer.address)
             if contact is not None and not contact.dialing:
                 # A link that was good: ask at once whether the process still exists. One that was refused: back off.
                 contact.dial_at = now + contact.backoff
         return peer
+
+    def doubles(self, peer: Peer, life: Life) -> list[int]:
+        """The links to be cut where this life is heard beside the one that is known: all but the first one's."""
+        lives = [self.lives[link] for link in peer.links]
+        if life == peer.life or life not in lives:
+            return []
+        return [link for link in peer.links if self.lives[link] != lives[0]]
 
     def on_dial_failed(self, address: str, gone: bool, now: float) -> Peer | None:
         """The peer whose process this proves gone, if it does."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mesh.core.ids import NodeId
+from mesh.core.ids import Life, NodeId
 from mesh.core.lattice import Record
 from mesh.core.members import Members
 from mesh.core.messages import Pull, Pulled
@@ -20,10 +20,10 @@ TRIES = 3
 
 
 class Session:
-    __slots__ = ("asked_at", "id", "records", "started", "tries")
+    __slots__ = ("asked_at", "id", "life", "records", "started", "tries")
 
-    def __init__(self, number: int, now: float) -> None:
-        self.id, self.asked_at, self.started = number, now, now
+    def __init__(self, number: int, life: Life, now: float) -> None:
+        self.id, self.life, self.asked_at, self.started = number, life, now, now
         self.tries, self.records = 0, 0
 
 
@@ -35,7 +35,9 @@ class Puller:
     ):
         self.params, self.members, self.out, self.absorb = params, members, out, absorb
         self.sessions: dict[NodeId, Session] = {}
-        self.cursors: dict[NodeId, tuple[str, int]] = {}  # journal id and position, of what was joined
+        # Journal id and position of what was joined, in one life of the node: a copied or restored state directory has
+        # another content under the same id.
+        self.cursors: dict[NodeId, tuple[Life, str, int]] = {}
         self.complete: dict[NodeId, float] = {}  # when the last complete pull of this node began
         self._numbers = 0
 
@@ -43,24 +45,22 @@ class Puller:
         """Fetch what that node has beyond our cursor. Repeating it while one is under way changes nothing."""
         if node in self.sessions or node == self.out.node:
             return
-        self._numbers += 1
-        self.sessions[node] = Session(self._numbers, now)
-        self._ask(node, now)
+        self._begin(node, now)
 
     def busy(self) -> list[NodeId]:
         return sorted(self.sessions)
 
     def on_pulled(self, sender: NodeId, pulled: Pulled, now: float) -> None:
         session = self.sessions.get(sender)
-        if session is None or pulled.session != session.id:
+        if session is None or pulled.session != session.id or session.life != self._life(sender):
             return
-        known = self.cursors.get(sender, ("", 0))
-        if known[0] == pulled.journal and pulled.position < known[1]:
+        journal, position = self._cursor(sender)
+        if journal == pulled.journal and pulled.position < position:
             return  # a repeat of an earlier slice
         self.absorb(pulled.records, now)
         session.records += len(pulled.records)
         session.tries = 0
-        self.cursors[sender] = (pulled.journal, pulled.position)
+        self.cursors[sender] = (session.life, pulled.journal, pulled.position)
         if pulled.end:
             del self.sessions[sender]
             self.complete[sender] = session.started
@@ -74,6 +74,8 @@ class Puller:
             session = self.sessions[node]
             if not self.members.is_alive(node, now) and now - session.asked_at >= self.params.resend_after:
                 del self.sessions[node]
+            elif session.life != self._life(node):
+                self._begin(node, now)
             elif now - session.asked_at >= self.params.pull_timeout:
                 session.tries += 1
                 if session.tries >= TRIES:
@@ -87,8 +89,20 @@ class Puller:
         times = (s.asked_at + wait for s in self.sessions.values() for wait in waits)
         return min((time for time in times if time > now), default=None)
 
+    def _begin(self, node: NodeId, now: float) -> None:
+        self._numbers += 1
+        self.sessions[node] = Session(self._numbers, self._life(node), now)
+        self._ask(node, now)
+
     def _ask(self, node: NodeId, now: float) -> None:
         session = self.sessions[node]
         session.asked_at = now
-        journal, position = self.cursors.get(node, ("", 0))
-        self.out.send(node, Pull(session.id, journal, position))
+        self.out.send(node, Pull(session.id, *self._cursor(node)))
+
+    def _life(self, node: NodeId) -> Life:
+        peer = self.members.peers.get(node)
+        return "" if peer is None else peer.life
+
+    def _cursor(self, node: NodeId) -> tuple[str, int]:
+        life, journal, position = self.cursors.get(node, ("", "", 0))
+        return (journal, position) if life == self._life(node) else ("", 0)

@@ -28,6 +28,7 @@ class Session:
         self._slices: set[int] = set()
         self.declared: dict[AttemptId, Attempt] = {}
         self.open: dict[AttemptId, tuple[TaskId, Resources, tuple[str, ...], int]] = {}  # and the seq of its grant
+        self.strangers: dict[AttemptId, Attempt] = {}  # as last reported, at tasks that the leader does not know
         self._unapplied: deque[Orders] = deque()
         self._sent_at = 0.0
         self._grants: list[tuple[Grant, Resources]] = []

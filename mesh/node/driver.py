@@ -217,7 +217,7 @@ class Driver:
             "slowest_step": round(self._slowest, 6),
             "steps": self._steps,
             "queued_events": len(self._queue),
-            "slept": round(self._slept, 3),
+            "slept": max(0.0, round(self._slept, 3)),
         }
 
     def stop(self) -> None:

@@ -330,4 +330,8 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> Problem:
     line = lines[mark.line] if mark.line < len(lines) else ""
     if "${" in line and "[" in line:
         said += '; inside [ ] a macro needs quotes: ["${program}", "${args}"]'
+    elif "\t" in line[: len(line) - len(line.lstrip())]:
+        said += "; indent with spaces: YAML allows no tabs there"
+    elif isinstance(error, yaml.parser.ParserError) and "block mapping" in (error.context or ""):
+        said += "; is this line indented as those it belongs with?"
     return Problem(said, mark.line + 1, mark.column + 1)

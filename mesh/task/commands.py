@@ -121,8 +121,6 @@ class Command:
 
     def _not_started(self, error: OSError) -> Ended:
         program = self._argv[0]
-        if not os.path.isdir(self._cwd):
-            return Ended(FAILED, "not_found", f"the working directory {self._cwd} does not exist on this node")
         if isinstance(error, FileNotFoundError):
             path = self._env.get("PATH", "")
             message = (

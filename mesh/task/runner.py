@@ -148,6 +148,11 @@ class Runner:
         if row.attempt in self._signals:
             self._end(row, Ended(RELEASED, "skipped"), None, _now_ms(), 0)
             return
+        if row.cwd and not os.path.isdir(row.cwd):
+            # No failure of the task: another node may have it, and the leader asks this one again later.
+            message = f"the working directory {row.cwd} does not exist on this node"
+            self._end(row, Ended(RELEASED, "refused", message), None, _now_ms(), 0)
+            return
         params = blobs[row.params]
         if len(params) > PARAMS_LIMIT:
             message = f"the parameters have {len(params)} bytes; at most {PARAMS_LIMIT} fit in a program's environment"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -136,8 +137,7 @@ def test_wait_shows_progress_in_lines_and_the_best(meshctl: Meshctl, job: str) -
     ran = meshctl("wait", job)
     assert ran.code == 1  # a task failed
     lines = ran.out.splitlines()
-    assert lines[0].startswith(f"{job} failed after ")
-    assert lines[0].endswith(" s: 3 succeeded, 1 failed")
+    assert lines[0] == f"{job} failed: 3 succeeded, 1 failed"  # how long it took is not how long this waited
     assert lines[1] == f"best loss=0.01 of task {job}.2: lr=0.01 model.depth=1"
     assert f"{job} failed: 4 of 4 ended (3 succeeded, 1 failed)" in ran.err
     assert f"1 task failed; `meshctl tasks --job {job}` says why" in ran.err
@@ -152,7 +152,9 @@ def test_submit_and_wait(meshctl: Meshctl, sweep: Path) -> None:
     assert second["state"] == "succeeded"
     assert second["tasks"] == {"pending": 0, "running": 0, "succeeded": 4, "failed": 0, "cancelled": 0}
     meshctl.fake.command = loss
-    assert meshctl("submit", str(sweep), "--wait").code == 1
+    ran = meshctl("submit", str(sweep), "--wait")
+    assert ran.code == 1
+    assert re.search(r"^j\w+ failed after \d+\.\d s: ", ran.out, re.MULTILINE)
 
 
 def test_wait_times_out(meshctl: Meshctl, sweep: Path) -> None:
@@ -245,6 +247,49 @@ def test_changing_jobs_and_tasks(meshctl: Meshctl, sweep: Path) -> None:
     assert meshctl("priority", job, "11").code == 2
 
 
+def test_what_there_is_nothing_to_do_for_is_said(meshctl: Meshctl, sweep: Path) -> None:
+    job = meshctl("submit", str(sweep), "-o", "json").json["job"]
+    assert meshctl("cancel", job).out == f"nothing was cancelled: all of {job} had ended\n"
+    assert meshctl("retry", job).out == f"nothing is run once more: nothing of {job} has failed or was cancelled\n"
+    assert meshctl("retry", job, "-o", "json").json == {"id": job, "tasks": 0}
+
+
+@pytest.mark.parametrize("arguments", [("job", ""), ("cancel", " "), ("tasks", "--job", ""), ("logs", "")])
+def test_an_empty_id_is_wrong_usage_and_never_means_all(meshctl: Meshctl, arguments: tuple[str, ...]) -> None:
+    ran = meshctl(*arguments)
+    assert ran.code == 2
+    assert "an id is missing: it is empty" in ran.err
+
+
+def test_negative_numbers_are_values(meshctl: Meshctl) -> None:
+    ran = meshctl("submit", "--param", "lr", "-0.1", "-1e-5", "--dry-run", "-o", "json", "--", "train")
+    assert ran.json["params"]["lr"]["values"] == [-0.1, -1e-5]
+    assert "unrecognized arguments: -x" in meshctl("submit", "--param", "lr", "1", "-x", "--", "train").err
+
+
+def test_values_are_shown_as_programs_have_them(meshctl: Meshctl, sweep: Path) -> None:
+    change = "parameters.lr={values: [true, false, null, '', []]}"
+    assert "lr           true, false, null, \"\", []\n" in meshctl("submit", str(sweep), "--set", change, "--dry-run").out
+    job = meshctl("submit", str(sweep), "--set", change, "-o", "json").json["job"]
+    assert " lr=true model.depth=1" in meshctl("tasks", "--job", job).out
+    assert " lr=null " in meshctl("tasks", "--job", job).out
+    assert re.search(r"^TASK +STATE +NODE +LR +MODEL.DEPTH\n.* +true +1$", meshctl("results", job).out, re.MULTILINE)
+
+
+def test_no_jobs_while_members_are_away_is_no_news_of_them(meshctl: Meshctl) -> None:
+    ran = meshctl("jobs")
+    assert ran.out == "no jobs\n"
+    assert ran.err == "meshctl: members that might know of jobs are away: mac\n"
+
+
+def test_a_mesh_is_checked_at_an_address(meshctl: Meshctl) -> None:
+    meshctl.fake.documents["Status"] = {"mesh": "lab"}
+    assert meshctl("--mesh", "lab", "peers").code == 0
+    ran = meshctl("--mesh", "home", "peers")
+    assert (ran.code, ran.out) == (69, "")
+    assert "is of mesh 'lab', not of 'home'; leave out --mesh, or --address" in ran.err
+
+
 def test_explain(meshctl: Meshctl, job: str) -> None:
     meshctl.fake.explanation = {
         "choice": "",
@@ -273,6 +318,11 @@ def test_logs_of_a_node_are_refused_by_name(meshctl: Meshctl) -> None:
 def test_status_and_version(meshctl: Meshctl) -> None:
     assert meshctl("status", "-o", "json").json["leader"] == NODE
     assert f"leader   {NODE}\n" in meshctl("status").out
+    tasks = {"pending": 0, "running": 2, "succeeded": 1}
+    meshctl.fake.documents["Status"] = {"leader": NODE, "leading": False, "jobs": 1, "tasks": tasks}
+    assert "tasks in own journal  2 running, 1 succeeded\n" in meshctl("status").out
+    meshctl.fake.documents["Status"] |= {"leading": True}
+    assert "jobs     1\n" in meshctl("status").out
     meshctl.fake.stop()
     assert meshctl("version").out.startswith("meshctl 0.")
     assert set(meshctl("-o", "json", "version").json) == {"version", "protocol", "python"}

@@ -82,7 +82,10 @@ class FakeMesh(services.ClientServicer):
         self.batches: list[int] = []  # tasks per Submit
         self.holding = False  # tasks are accepted and not run
         self.command: Callable[[Work], tuple[str, dict[str, float]]] = lambda work: ("succeeded", {})
-        self.documents: dict[str, Any] = {"Peers": PEERS}
+        self.documents: dict[str, Any] = {
+            "Peers": PEERS,
+            "Status": {"mesh": "test", "leader": NODE, "term": 3, "node": NODE, "members": 2},
+        }
         self.explanation: dict[str, Any] = {}
         self.output: list[bytes] = []
         self.shut: set[str] = set()  # methods that nobody answers
@@ -232,7 +235,7 @@ class FakeMesh(services.ClientServicer):
 
     def Status(self, request: pb.Nothing, context: grpc.ServicerContext) -> pb.Document:
         self._enter("Status", context)
-        return _document({"mesh": "test", "leader": NODE, "term": 3, "node": NODE, "members": 2})
+        return _document(self.documents["Status"])
 
     def Logs(self, request: pb.LogsRequest, context: grpc.ServicerContext) -> Iterator[pb.LogChunk]:
         self._enter("Logs", context)

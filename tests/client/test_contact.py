@@ -176,9 +176,9 @@ def test_a_defect_of_the_client_leaves_nobody_waiting(
 
 
 class _Failure(grpc.aio.AioRpcError):
-    def __init__(self, code: grpc.StatusCode, name: str = "") -> None:
+    def __init__(self, code: grpc.StatusCode, name: str = "", details: str = "what; why; what to do; and more") -> None:
         trailing = grpc.aio.Metadata(("mesh-error", name)) if name else grpc.aio.Metadata()
-        super().__init__(code, grpc.aio.Metadata(), trailing, details="what; why; what to do; and more")
+        super().__init__(code, grpc.aio.Metadata(), trailing, details=details)
 
 
 @pytest.mark.parametrize("name", [name for name in dir(errors) if isinstance(getattr(errors, name), type)])
@@ -204,3 +204,14 @@ def test_every_error_comes_back_as_itself(name: str) -> None:
 )
 def test_statuses_without_a_known_error(code: grpc.StatusCode, name: str, kind: type[MeshError]) -> None:
     assert type(error_of(_Failure(code, name), None)) is kind
+
+
+@pytest.mark.parametrize(
+    ("details", "why"),
+    [
+        ("failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Connection refused", "refused;"),
+        ("DNS resolution failed for nohost:1: C-ares status is not ARES_SUCCESS: [x: Domain name not found]", "found;"),
+    ],
+)
+def test_why_nobody_answers_is_the_end_of_what_grpc_says(details: str, why: str) -> None:
+    assert f"{why} is meshd running there?" in str(error_of(_Failure(grpc.StatusCode.UNAVAILABLE, "", details), None))

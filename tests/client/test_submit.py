@@ -156,6 +156,15 @@ def test_cancelling_reaches_the_mesh(client: MeshClient, mesh: FakeMesh) -> None
     assert mesh.ended[future.task_id].state == "cancelled"
 
 
+def test_closing_waits_until_what_was_cancelled_is(mesh: FakeMesh) -> None:
+    mesh.holding = True
+    with MeshClient(mesh.address) as client:
+        futures = [client.submit(add, n) for n in range(40)]  # more than may be under way together
+        mesh.until(lambda: all(future.task_id in mesh.tasks for future in futures))
+        assert all(future.cancel() for future in futures)
+    assert {future.task_id for future in futures} == set(mesh.ended)
+
+
 def test_what_is_cancelled_before_it_left_is_never_sent(client: MeshClient, mesh: FakeMesh) -> None:
     mesh.shut.add("Submit")  # keeps the first batch under way while the others are added
     first = client.submit(add, 0)

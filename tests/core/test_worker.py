@@ -214,6 +214,7 @@ def test_orders_are_applied_in_order_and_once() -> None:
     effects = rig.orders(second, seq=2)
     assert begun(effects) == [(1, ["2"])]
     assert messages(Report, effects)[-1].applied == 2
+    assert messages(Report, rig.orders(first, seq=1))[-1].applied == 2, "an old one takes nothing back"
 
 
 def test_a_repeat_is_answered_so_that_the_leader_stops_repeating() -> None:
@@ -322,8 +323,10 @@ def test_beginnings_are_reported_a_little_later_and_together() -> None:
     assert reported(rig.step()) == []
     due = rig.worker.deadline()
     assert due == pytest.approx(rig.now + PARAMS.heartbeat / 5)
+    rig.now += 0.06
     rig.worker.on_began((("2", 60), ("9", 70)), rig.now)
-    assert reported(rig.later(0.11)) == [("1", False, RUNNING), ("2", False, RUNNING)]
+    assert rig.worker.deadline() == due, "the first one is not kept waiting by the next"
+    assert reported(rig.later(0.05)) == [("1", False, RUNNING), ("2", False, RUNNING)]
     assert rig.worker.held["1"].attempt.outcome.started_ms == 50
 
 
@@ -406,6 +409,8 @@ def test_results_of_former_lives_are_declared() -> None:
     rig = Rig()
     rig.worker.restore([Attempt("t", "old", True, 0, SUCCEEDED, 1, node("b"), success())])
     assert reported(rig.follow()) == [("old", True, SUCCEEDED)]
+    assert rig.worker.unreported == 1
+    assert reported(rig.later(2.1)) == [("old", True, SUCCEEDED)]
     rig.orders(acks=("old",))
     assert rig.worker.unreported == 0
 
@@ -524,8 +529,9 @@ def test_speeds_are_told_when_they_are_new_or_moved_by_a_fifth() -> None:
 def test_only_measured_successes_count(phase: int, micros: int) -> None:
     rig = ready()
     rig.run("1")
-    rig.end("1", phase=phase, micros=micros)
-    assert rig.bid.speeds == ()
+    (report,) = messages(Report, rig.end("1", phase=phase, micros=micros))
+    assert report.bid is not None
+    assert report.bid.speeds == ()
 
 
 def test_the_allowance_is_50_ms_or_two_round_trips() -> None:

@@ -51,6 +51,12 @@ def alive(pid: int) -> bool:
         return False
 
 
+def one_leader(daemons: Sequence[Daemon]) -> Daemon | None:
+    """The one of these that all of these follow, if all and only these are alive to each other."""
+    seen = {(status["leader"], status["alive"]) for status in (daemon.status() for daemon in daemons)}
+    return next((daemon for daemon in daemons if seen == {(daemon.id, len(daemons))}), None)
+
+
 class Daemon:
     """One meshd: this life of it, and what it leaves behind."""
 
@@ -196,8 +202,7 @@ class Mesh:
         ids = {daemon.id for daemon in daemons}
 
         def one_group() -> Daemon | None:
-            seen = {(status["leader"], status["alive"]) for status in (daemon.status() for daemon in daemons)}
-            leading = next((daemon for daemon in daemons if seen == {(daemon.id, len(daemons))}), None)
+            leading = one_leader(daemons)
             if leading is None or leader not in (None, leading):
                 return None
             peers = [peer for peer in self.peers(leading) if peer["state"] == "alive"]
@@ -205,6 +210,12 @@ class Mesh:
             return leading if {peer["id"] for peer in peers} == ids and bidding else None
 
         found = until(one_group, within, f"{[daemon.name for daemon in daemons]} are one group")
+        assert found is not None
+        return found
+
+    def met_among(self, daemons: Sequence[Daemon], within: float = PATIENCE) -> Daemon:
+        """Until these follow the same one of themselves, whoever else they know."""
+        found = until(lambda: one_leader(daemons), within, f"{[daemon.name for daemon in daemons]} have a leader")
         assert found is not None
         return found
 

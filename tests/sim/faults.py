@@ -201,6 +201,7 @@ class Faults:
             if host.exited:
                 self.new_id(host)
             world.start(host)
+            world.wake(host)
 
     def new_id(self, host: Host) -> None:
         """What the refusal of a double says: ``meshd --new-id``, on the same directory."""

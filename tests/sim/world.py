@@ -202,10 +202,15 @@ class World:
         host.asleep_since, host.frozen = self.now, frozen
         if not frozen:
             self.net.fell_silent(host)
-        self.after(seconds, self._wake, host, host.machine)
+        self.after(seconds, self._over, host, host.machine, self.now)
 
-    def _wake(self, host: Host, machine: Machine) -> None:
-        if host.machine is not machine or host.asleep_since is None:
+    def _over(self, host: Host, machine: Machine, since: float) -> None:
+        if host.machine is machine and host.asleep_since == since:
+            self.wake(host)
+
+    def wake(self, host: Host) -> None:
+        machine = host.machine
+        if machine is None or host.asleep_since is None:
             return
         gap = self.now - host.asleep_since
         if not host.frozen:

@@ -184,6 +184,12 @@ def test_a_macro_in_brackets_without_quotes_says_so() -> None:
     assert has(problems("command: [python, ${program}]\n"), "inside [ ] a macro needs quotes")
 
 
+def test_wrong_indentation_says_so() -> None:
+    assert has(problems("parameters:\n\tlr: {value: 1}\n"), "indent with spaces: YAML allows no tabs there")
+    assert has(problems("a:\n  b: 1\n   c: 2\n"), "mapping values are not allowed here")
+    assert has(problems("a:\n  b:\n    c: 1\n   d:\n    e: 1\n"), "is this line indented as those it belongs with?")
+
+
 def test_aliases_that_repeat_without_end_are_refused_quickly() -> None:
     bomb = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
         f"{chr(98 + n)}: &{chr(98 + n)} [{','.join(['*' + chr(97 + n)] * 10)}]\n" for n in range(9)
