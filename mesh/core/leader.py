@@ -104,6 +104,8 @@ class Leader:
         elif peer.node not in self._followers or (peer.node in self._troubled and not why_not) or not self._read(peer):
             self._followers.add(peer.node)
             self.on_member(peer, now)
+        if follows == self.claim and peer.role in ("auto", "worker") and peer.node not in self.sessions:
+            self.out.send(peer.node, Refused(self.claim, alive=True))  # given up while it was out of sight: declare
         if why_not:
             self._troubled.add(peer.node)
         else:
@@ -364,7 +366,9 @@ class Leader:
         for attempt in self.ledger.tasks[task].open_attempts():
             session = self.sessions.get(attempt.node)
             if session is None:
-                self._lost_at.setdefault(attempt.node, now + self.params.lost_after)
+                peer = self.members.peers.get(attempt.node)
+                gone = peer is not None and peer.gone  # the leader before us, mostly: nothing of it is waited for
+                self._lost_at.setdefault(attempt.node, now if gone else now + self.params.lost_after)
             elif session.complete and attempt.id not in session.open and attempt.id not in session.strangers:
                 self._lose(attempt, NOT_COUNTED if attempt.phase == OFFERED else "its process ended", now)
 
@@ -388,7 +392,10 @@ class Leader:
         for node, at in sorted(self._lost_at.items()):
             if now >= at:
                 del self._lost_at[node]
-                self._lose_all(node, f"its node was silent for {self.params.lost_after:.0f} s", now)
+                peer = self.members.peers.get(node)
+                gone = peer is not None and peer.gone
+                why = "its process ended" if gone else f"its node was silent for {self.params.lost_after:.0f} s"
+                self._lose_all(node, why, now)
 
     def deadline(self) -> float | None:
         if self.phase == CLOSED:

@@ -107,9 +107,9 @@ class Worker:
                 self._unknown[attempt] = now
         if orders.session != self.session:
             return  # of a session that is over
-        self._declared_at, self._patience = None, self.params.resend_after
         if orders.seq == 0:
             return
+        self._declared_at, self._patience = None, self.params.resend_after
         self._bid_due = True
         if orders.seq != self.applied + 1:
             return  # a repeat, or one before it was lost: the leader repeats until all are applied

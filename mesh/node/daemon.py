@@ -9,7 +9,6 @@ moment later, for neither is waited for.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -34,6 +33,7 @@ from mesh.lan.interfaces import dialable
 from mesh.node.answers import Answers
 from mesh.node.config import Config
 from mesh.node.driver import Driver, Ports, SystemClock
+from mesh.node.garbage import Collector
 from mesh.node.logbook import Book, Context
 from mesh.node.options import join_address
 from mesh.node.state import State
@@ -84,6 +84,7 @@ class Daemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._signalled = 0
         self._offer: Offer | None = None
+        self._collector: Collector
 
     async def start(self) -> None:
         config, state = self._config, self._state
@@ -110,8 +111,7 @@ class Daemon:
             machine = self._machine = Machine(me, params.lan(), journal.records(), self._clock.now())
         except JournalError as error:
             raise Refused(73, error.what, error.why, error.hint) from error
-        gc.collect()
-        gc.freeze()  # what came from the journal lives as long as the process
+        self._collector = Collector(self._clock.now())
         answers.machine = machine
         journal.start(self._loop.call_soon_threadsafe, self._driver.on_synced, self._on_failed)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -266,6 +266,8 @@ class Daemon:
             if worth_telling(self._offer, offer):
                 self._offer = offer
                 self._driver.post(Measured(offer))
+            assert self._machine is not None
+            self._collector.tidy(self._machine.worker.idle, self._clock.now())
             await asyncio.sleep(MEASURE_EVERY)
 
     def _fail(self, error: MeshError) -> None:

@@ -269,7 +269,7 @@ def test_negative_numbers_are_values(meshctl: Meshctl) -> None:
 
 def test_values_are_shown_as_programs_have_them(meshctl: Meshctl, sweep: Path) -> None:
     change = "parameters.lr={values: [true, false, null, '', []]}"
-    assert "lr           true, false, null, \"\", []\n" in meshctl("submit", str(sweep), "--set", change, "--dry-run").out
+    assert 'lr           true, false, null, "", []\n' in meshctl("submit", str(sweep), "--set", change, "--dry-run").out
     job = meshctl("submit", str(sweep), "--set", change, "-o", "json").json["job"]
     assert " lr=true model.depth=1" in meshctl("tasks", "--job", job).out
     assert " lr=null " in meshctl("tasks", "--job", job).out

@@ -872,6 +872,60 @@ def test_running_work_that_its_node_does_not_declare_is_granted_at_once() -> Non
     assert holder.does("j-00000")
 
 
+def test_running_work_of_a_node_that_is_gone_is_granted_at_once() -> None:
+    """Mostly that of the leader before: whoever takes over knows that its process does not exist."""
+    rig = Rig(job(), *tasks(1), FORMER, open_as=None)
+    rig.member("z")
+    rig.members.peers[node("z")].gone = True
+    rig.leader.open(LEADER, rig.now)
+    hand = rig.hand("b")
+    rig.later(2.5)
+    assert hand.does("j-00000")
+    assert attempts_of(rig.out.ledger, "j-00000")[0].outcome.code == "its process ended"
+
+
+def test_work_that_was_declared_before_its_task_was_known_runs_on() -> None:
+    """A worker may be quicker with its declaration than a member with its journal."""
+    rig = Rig(open_as=None)
+    rig.member("m")
+    rig.leader.open(LEADER, rig.now)
+    rig.step()
+    other = rig.hand("b", slots=8)
+    holder = rig.hand("z", slots=1, declares=False)
+    holder.held[FORMER.id] = FORMER
+    holder.declare()
+    assert holder.unknown == [FORMER.id]
+    known = (job(), *tasks(1), FORMER)
+    rig.puller.on_pulled(node("m"), Pulled(1, "journal", 3, True, known), rig.now)
+    rig.later(1.0)
+    assert rig.leader.phase == OPEN
+    assert other.granted == holder.granted == {}
+    assert rig.state("j-00000") == ACTIVE
+    holder.end(FORMER.id)
+    assert rig.state("j-00000") == DONE
+
+
+def test_work_that_another_journal_says_runs_where_it_does_not_is_lost() -> None:
+    """A round that only a former leader knew of refutes a loss; but its node has declared since, and holds it not."""
+    rig = Rig(job(), *tasks(1), FORMER)
+    holder = rig.hand("z", slots=1)
+    again = holder.attempt_at("j-00000")
+    holder.begin(again)
+    rig.pulled(FORMER._replace(round=1))
+    assert holder.recalled == {}
+    assert [a.id for a in rig.out.ledger.tasks["j-00000"].open_attempts()] == [again]
+
+
+def test_work_that_another_journal_says_runs_on_an_unseen_node_waits_for_it_for_half_a_minute() -> None:
+    rig = Rig()
+    hand = rig.hand()
+    rig.pulled(job(), *tasks(1), FORMER)
+    rig.later(29.0)
+    assert hand.granted == {}
+    rig.later(2.0)
+    assert hand.does("j-00000")
+
+
 @pytest.mark.parametrize("phase", [SUCCEEDED, FAILED])
 def test_what_ended_and_was_not_decided_is_decided_by_the_next_leader(phase: int) -> None:
     ended = FORMER._replace(ended=True, phase=phase, outcome=Outcome("ValueError", digest="d"))

@@ -6,13 +6,12 @@ import csv
 import io
 import json
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.mesh import Daemon, Mesh, alive, until
+from tests.e2e.mesh import Daemon, Mesh, until
 from tests.e2e.work import Gated
 
 pytestmark = pytest.mark.e2e
@@ -95,7 +94,9 @@ def test_cancel_ends_the_whole_tree(mesh: Mesh) -> None:
 def test_limits_of_time_and_memory(mesh: Mesh, tmp_path: Path) -> None:
     a = mesh.start("a", slots=2)
     options = {"timeout": "1s", "retries": {"max": 0}}
-    late = mesh.ctl("submit", write(tmp_path, command=["sh", "-c", "setsid sleep 1000 & sleep 1001"], mesh=options), at=a)
+    late = mesh.ctl(
+        "submit", write(tmp_path, command=["sh", "-c", "setsid sleep 1000 & sleep 1001"], mesh=options), at=a
+    )
     eat = "x = []\nwhile True: x.append(bytearray(1 << 20)); x[-1][::4096] = b'1' * 256"
     options = {"resources": {"memory": "100MiB"}, "retries": {"max": 0}}
     python = ["${interpreter}", "-c", eat]
@@ -263,7 +264,8 @@ def test_command_metrics_and_environment(mesh: Mesh, tmp_path: Path) -> None:
     a = mesh.start("a")
     script = (
         'echo "{\\"loss\\": 0.5}"; echo "{\\"loss\\": 0.25, \\"note\\": \\"x\\"}"; echo "{broken";'
-        'echo "$MESH_TASK_ID $MESH_JOB_ID $MESH_ATTEMPT $MESH_NODE"; touch "$MESH_OUTPUT_DIR/f"; [ -S "$MESH_TASK_SOCKET" ]'
+        'echo "$MESH_TASK_ID $MESH_JOB_ID $MESH_ATTEMPT $MESH_NODE";'
+        'touch "$MESH_OUTPUT_DIR/f"; [ -S "$MESH_TASK_SOCKET" ]'
     )
     metric = {"name": "loss", "goal": "minimize"}
     job = mesh.ctl("submit", write(tmp_path, command=["sh", "-c", script], metric=metric), "--wait", at=a)["id"]

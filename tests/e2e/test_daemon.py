@@ -68,16 +68,22 @@ class Meshd:
     def results(self, job: str) -> dict[str, tuple[str, bytes]]:
         """State and result of every task that has ended; asked again until a leader answers."""
         results: dict[str, tuple[str, bytes]] = {}
+        end = time.monotonic() + PATIENCE
         with grpc.insecure_channel(f"unix:{self.ready()['socket']}") as channel:
-            stream = ClientStub(channel).Watch(
-                pb.WatchRequest(job=job, results=True), timeout=PATIENCE, wait_for_ready=True
-            )
-            for reply in stream:
-                results.update((result.id, (result.state, result.result)) for result in reply.results)
-                if reply.state == "succeeded" and not reply.results:
-                    stream.cancel()
-                    break
-        return results
+            while True:
+                stream = ClientStub(channel).Watch(
+                    pb.WatchRequest(job=job, results=True), timeout=PATIENCE, wait_for_ready=True
+                )
+                try:
+                    for reply in stream:
+                        results.update((result.id, (result.state, result.result)) for result in reply.results)
+                        if reply.state == "succeeded" and not reply.results:
+                            stream.cancel()
+                            return results
+                except grpc.RpcError as error:  # for its first milliseconds nobody leads
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > end:
+                        raise
+                    time.sleep(0.05)
 
     def ends(self) -> int:
         return self.process.wait(PATIENCE)

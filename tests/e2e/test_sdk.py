@@ -61,7 +61,7 @@ def reports(path: str) -> dict[str, Any]:
 
 
 def test_submit_and_map(mesh: Mesh) -> None:
-    a, b = mesh.start_all("a", "b")
+    _, b = mesh.start_all("a", "b")
     client = mesh.client(b)  # not the leader
     assert client.submit(square, 7).result(timeout=20) == 49
     assert list(client.map(square, range(200), chunksize="auto")) == [x * x for x in range(200)]

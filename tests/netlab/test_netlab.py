@@ -50,7 +50,7 @@ def test_hosts_find_each_other_by_mdns(mesh: Mesh, lab: Lab) -> None:
 
 @pytest.mark.parametrize("which", ["a follower", "the leader"])
 def test_cable_pulled_and_back(mesh: Mesh, lab: Lab, gated: Gated, which: str) -> None:
-    """Both sides go on by themselves; afterwards there is one leader, and nothing of either side is lost or run twice."""
+    """Both sides go on by themselves; then there is one leader, and nothing of either side is lost or run twice."""
     hosts, (a, b, c) = three(mesh, lab)
     job = mesh.ctl("submit", gated.sweep(6), at=a)["job"]
     began = gated.until_began(6)

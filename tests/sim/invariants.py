@@ -38,6 +38,7 @@ class Watcher:
         self.world = world
         self.granted: dict[AttemptId, tuple[str, str]] = {}
         self.lost: set[tuple[AttemptId, int]] = set()  # and at which round
+        self.ended: set[Ended] = set()
         self.heard: dict[tuple[str, str], float] = {}  # (life, life it heard) -> when, a heartbeat that arrived
         self.following: dict[str, tuple[Claim, float]] = {}  # life -> whose claim it follows, and since when
         self.lost_leaderships: dict[str, int] = {}
@@ -215,7 +216,8 @@ class Watcher:
         group = next(group for group in groups(self.world) if host in group) if before else []
         for at, other, life, attempt in before:
             together = min(self.world.calm_for, self.world.now - at)
-            if attempt != record.attempt and together > TOGETHER and other.life == life and other in group:
+            durable = ("acceptance", record.task, attempt) in other.disk.known
+            if attempt != record.attempt and together > TOGETHER and other.life == life and other in group and durable:
                 self.fail(f"{host.name} accepts {record.attempt}; {other.name} accepted {attempt} {together:.0f} s ago")
         before.append((self.world.now, host, host.life, record.attempt))
 
@@ -225,6 +227,9 @@ class Watcher:
             if record.task not in self.world.clients.cancelled:
                 self.fail(f"{record.task} was cancelled and nobody asked for it")
             return
+        if record in self.ended:
+            return  # it came by another's journal
+        self.ended.add(record)
         retries = self.world.clients.tasks[record.task].shape.retries
         failed = self.world.runners.failed.get(record.task, ())
         lost = {a.id for a in machine.ledger.tasks[record.task].attempts.values() if a.phase == LOST and not a.ended}
