@@ -56,11 +56,17 @@ class Output:
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in columns:
-            table.add_column(column, overflow="fold")
+        needed = 0
+        for column, *cells in zip(columns, *texts, strict=True):
+            table.add_column(column, overflow="fold", no_wrap=column not in _PROSE)
+            widest = max(len(text) for text in (column, *cells))
+            needed += len(GAP) + (min(widest, _NARROWEST) if column in _PROSE else widest)
         for line in texts:
             table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in line))
-        Console(file=self.stdout).print(table)
+        console = Console(file=self.stdout)
+        # Where even that is too wide, the terminal breaks the lines: an id in pieces cannot be copied.
+        console.width = max(console.width, needed)
+        console.print(table)
 
     def fields(self, pairs: Sequence[tuple[str, object]]) -> None:
         """One thing: its fields, one to a line, without the empty ones."""
@@ -69,6 +75,9 @@ class Output:
         for name, value in kept:
             self.line(f"{name.ljust(width)}{GAP}{value}")
 
+
+_PROSE = frozenset({"DEVICES", "METRICS", "OFFERS", "PARAMS", "REASON", "VALUES", "WHY"})  # columns that may be folded
+_NARROWEST = 16  # characters that such a column keeps
 
 _STYLES = {
     "alive": "green",

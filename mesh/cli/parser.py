@@ -91,12 +91,15 @@ def _check_submit(parser: Parser, parsed: argparse.Namespace) -> None:
     if parsed.file is None and parsed.command is None:
         parser.error("submit needs a FILE, or a command after --")
     if parsed.file is not None:
-        wrong = [name for name in ("param", "base_config", "gpus") if getattr(parsed, name) not in (None, [])]
+        of_commands = ("param", "base_config", "gpus", "metric", "goal")
+        wrong = [name for name in of_commands if getattr(parsed, name) not in (None, [])]
         if wrong:
             flag = "--" + wrong[0].replace("_", "-")
             parser.error(f"{flag} belongs to a command after --; change a file's values with --set key=value")
     elif parsed.set:
         parser.error("--set changes the values of a FILE; a command takes --param and --base-config")
+    if parsed.goal is not None and parsed.metric is None:
+        parser.error("--goal needs the --metric that it is for")
     for param in parsed.param:
         if len(param) < 2:
             parser.error(f"--param {param[0]} has no values; write --param NAME VALUE...")
@@ -199,6 +202,8 @@ def _submit(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--base-config", metavar="JSON", help="an object of parameters that are the same for all")
     verb.add_argument("--gpus", metavar="N", type=int, help="GPUs of each task of the command")
+    verb.add_argument("--metric", metavar="NAME", help="what `best` compares: printed by the command as JSON lines")
+    verb.add_argument("--goal", choices=("minimize", "maximize"), help="of the metric (minimize)")
     verb.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a value of the FILE")
     verb.add_argument("--name", metavar="NAME", help="the job's name, for people")
     verb.add_argument("--priority", metavar="N", type=int, choices=range(1, 11), help="1 to 10, higher first")

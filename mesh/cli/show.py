@@ -87,7 +87,7 @@ def tasks(output: Output, documents: list[Document]) -> None:
             task["id"],
             task["state"],
             task["priority"],
-            task["attempts"][-1]["node"] if task["attempts"] else "",
+            _node(task["attempts"][-1]) if task["attempts"] else "",
             len(task["attempts"]),
             pairs(task["params"]),
             pairs(task["metrics"]),
@@ -100,6 +100,10 @@ def tasks(output: Output, documents: list[Document]) -> None:
 
 def _first_line(text: str | None) -> str:
     return (text or "").strip().split("\n", 1)[0]
+
+
+def _node(attempt: Document) -> str:
+    return str(attempt.get("node_name") or attempt["node"])
 
 
 def task(output: Output, document: Document) -> None:
@@ -125,7 +129,7 @@ def task(output: Output, document: Document) -> None:
         output.table(
             columns,
             [
-                (a["id"], a["node"], a["state"], a["started_at"], a["finished_at"], _first_line(a["reason"]))
+                (a["id"], _node(a), a["state"], a["started_at"], a["finished_at"], _first_line(a["reason"]))
                 for a in document["attempts"]
             ],
         )
@@ -135,7 +139,10 @@ def explain(output: Output, document: Document) -> None:
     output.line(f"{document['task']}: {document['choice'] or 'waits'}; {document['why']}")
     if document["nodes"]:
         output.line()
-        output.table(("NODE", "FEASIBLE", "WHY"), [(n["id"], n["feasible"], n["why"]) for n in document["nodes"]])
+        output.table(
+            ("NODE", "FEASIBLE", "WHY"),
+            [(n.get("name") or n["id"], n["feasible"], n["why"]) for n in document["nodes"]],
+        )
 
 
 def best(output: Output, document: Document) -> None:

@@ -34,6 +34,8 @@ def read(args: argparse.Namespace, output: Output) -> Sweep:
             directory=os.getcwd(),
             name=args.name or "",
             gpus=args.gpus or 0,
+            metric=args.metric or "",
+            maximize=args.goal == "maximize",
         )
     sweep = sweeps.read_sweep(Path(args.file), tuple(args.set))
     for warning in sweep.warnings:

@@ -27,7 +27,7 @@ class Options(NamedTuple):
 
     resources: Wanted = None
     priority: int = 5
-    retries: int | Mapping[str, Any] = 3
+    retries: int | Mapping[str, Any] = 0
     timeout: float | str | None = None
     env: Mapping[str, Any] | None = None
 

@@ -71,7 +71,7 @@ class MeshClient:
         *args: Any,
         resources: Any = None,
         priority: int = 5,
-        retries: int | Mapping[str, Any] = 3,
+        retries: int | Mapping[str, Any] = 0,
         timeout: float | str | None = None,
         env: Mapping[str, Any] | None = None,
         **kwargs: Any,

@@ -53,6 +53,7 @@ class Election:
         self.urgent = False  # something changed that others should hear now, not at the next heartbeat
         self._pending: Claim | None = None  # made, not yet synced
         self._held = False  # an established leadership, until it is lost
+        self._stale: dict[NodeId, Heartbeat | None] = {}  # what peers had said before we slept: no answers
 
     # -- what others ask --------------------------------------------------------------------------------------------
 
@@ -108,6 +109,7 @@ class Election:
         """After a suspend a leader's claim is provisional again: somebody else may lead by now."""
         if self.role == LEADING and self.claim.established:
             self.claim = self.claim._replace(established=False)
+            self._stale = {peer.node: peer.heartbeat for peer in self.members.known()}
             self.since = now
             self.urgent = True
 
@@ -245,7 +247,7 @@ class Election:
         return self.members.next_change([self.claim.leader], now)
 
     def _establish(self, now: float) -> None:
-        answering = list(self.members.living(now))
+        answering = [p for p in self.members.living(now) if p.heartbeat is not self._stale.get(p.node)]
         if any(self._follows_another(peer, now) for peer in answering):
             self.since = now  # there is an incumbent; it has to be found, not overtaken
             return
@@ -324,7 +326,7 @@ class Election:
             self._step_down(other, "two leaders met", now)
 
     def _claim(self, established: bool, now: float) -> None:
-        self._heard_term(self.claim.term)
+        self._heard_term(max(self.claim.term, self.out.ledger.claim.term))  # a journal we pulled may know of a higher one
         claim = Claim(established, self.highest_term + 1, self.me.node, self.me.life)
         self.highest_term = claim.term
         self._pending = claim

@@ -400,11 +400,11 @@ class Leader:
     def deadline(self) -> float | None:
         if self.phase == CLOSED:
             return None
-        wake = self.tasks.ready.next_wake()
+        wake = None if self.trouble else self.tasks.ready.next_wake()
         times = [None if wake is None else max(wake, self._hold_until), *self._lost_at.values()]
         times.extend(account.next_pardon() for account in self.accounts.values())
         times.extend(session.deadline(self.params) for session in self.sessions.values())
-        if self.tasks.dirty:
+        if self.tasks.dirty and not self.trouble:
             times.append(self._hold_until)
         if self._rebuild is not None or self.control.busy:
             times.append(0.0)

@@ -174,7 +174,7 @@ class Members:
     def _new_life(self, peer: Peer, life: Life) -> None:
         peer.life, peer.heartbeat = life, None
         peer.heard = peer.acked = peer.since = NEVER
-        peer.heard_seq = peer.seq = peer.incarnation = 0
+        peer.heard_seq = peer.incarnation = 0  # our own seq goes on: a life that comes back has heard the last one
         peer.sent.clear()
         peer.suspected = False
         peer.told = -1
@@ -241,7 +241,7 @@ class Members:
         """After a suspend: nobody was silent, we were not there."""
         for peer in self.peers.values():
             if peer.heard > NEVER:
-                peer.heard = now
+                peer.heard = peer.since = now
                 peer.acked = max(peer.acked, now - self.params.suspect_after) if peer.acked > NEVER else peer.acked
 
     def known(self) -> list[Peer]:

@@ -120,6 +120,7 @@ class Daemon:
         for peer in config.peers:
             self._driver.post(AddressFound(peer))
         await self._links.start()
+        os.environ["MESH_ADDRESS"] = f"unix:{state.socket}"  # inherited by tasks: a client in one talks to its own node
         state.publish(id=node, name=config.name, mesh=config.mesh, address=address)
         self._say_ready(address)
         self._spawn(self._measure())

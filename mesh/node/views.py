@@ -277,20 +277,21 @@ def task(machine: Machine, name: TaskId) -> Document:
         "reason": _reason(state),
         "priority": machine.leader.tasks.priority(spec)[0],
         "params": _params(state),
-        "attempts": [_attempt(a, state) for a in sorted(state.attempts.values(), key=_age)],
+        "attempts": [_attempt(machine, a, state) for a in sorted(state.attempts.values(), key=_age)],
         "result_digest": accepted.outcome.digest if accepted is not None else None,
         "metrics": metrics,
         "error": _error(state),
     }
 
 
-def _attempt(attempt: Attempt, state: TaskState) -> Document:
+def _attempt(machine: Machine, attempt: Attempt, state: TaskState) -> Document:
     outcome = attempt.outcome
     current = state.accepted()
     superseded = bool(state.acceptances) and attempt.id in (state.acceptances or {}) and current is not None
     return {
         "id": attempt.id,
         "node": attempt.node,
+        "node_name": _name(machine, attempt.node),
         "run": attempt.run,
         "term": _term(attempt.id),
         "state": (_ENDED_PHASES if attempt.ended else _OPEN_PHASES)[attempt.phase],
@@ -330,8 +331,19 @@ def explain(machine: Machine, name: TaskId, now: float) -> Document:
         "task": name,
         "choice": choice,
         "why": why,
-        "nodes": [{"id": node, "feasible": feasible, "why": reason} for node, feasible, reason in nodes],
+        "nodes": [
+            {"id": node, "name": _name(machine, node), "feasible": feasible, "why": reason}
+            for node, feasible, reason in nodes
+        ],
     }
+
+
+def _name(machine: Machine, node: NodeId) -> str:
+    """What people call it; its id where that was never heard."""
+    if node == machine.me.node:
+        return machine.me.name
+    peer = machine.members.peers.get(node)
+    return peer.name if peer is not None and peer.name else node
 
 
 def _past(state: str) -> str:

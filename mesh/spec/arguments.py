@@ -37,6 +37,8 @@ def grid_from_params(
     directory: str,
     name: str = "",
     gpus: int = 0,
+    metric: str = "",
+    maximize: bool = False,
 ) -> Sweep:
     """A grid over ``params``, with ``base_config`` (a JSON object as text, or empty) as constants beside it.
 
@@ -87,6 +89,8 @@ def grid_from_params(
         command=tuple(words),
         directory=directory,
         name=name or commands.kind_of("", tuple(command)),
+        metric=metric,
+        maximize=maximize,
         options=Options(alternatives=(Resources(milligpus=gpus * 1000),)),
     )
 

@@ -312,8 +312,8 @@ def _now_ms() -> int:
 
 
 def _ours(name: str) -> bool:
-    """Meshd's own configuration, and its supervisor's socket, are no business of a task."""
-    return name.startswith("MESH_") or name in ("NOTIFY_SOCKET", "CUDA_VISIBLE_DEVICES")
+    """Meshd's own configuration, and its supervisor's socket, are no business of a task; where meshd is called, is."""
+    return (name.startswith("MESH_") and name != "MESH_ADDRESS") or name in ("NOTIFY_SOCKET", "CUDA_VISIBLE_DEVICES")
 
 
 def run(control: socket.socket) -> None:

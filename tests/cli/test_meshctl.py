@@ -84,6 +84,17 @@ def test_submit_a_grid_over_a_command(meshctl: Meshctl) -> None:
     assert task.shape.alternatives[0].milligpus == 2000
 
 
+def test_a_grid_over_a_command_can_be_compared(meshctl: Meshctl) -> None:
+    grid = ("submit", "--param", "lr", "1", "2", "-o", "json")
+    ran = meshctl(*grid, "--metric", "val acc", "--goal", "maximize", "--", "echo")
+    job = meshctl.fake.jobs[ran.json["job"]]
+    assert (job.metric, job.maximize) == ("val acc", True)
+    assert decode_work(meshctl.fake.tasks[f"{job.id}.0"].payload).metric == "val acc"
+    ran = meshctl(*grid, "--goal", "maximize", "--", "echo")
+    assert ran.code == 2
+    assert "--goal needs the --metric" in ran.err
+
+
 def test_dry_run_needs_no_mesh(meshctl: Meshctl, sweep: Path) -> None:
     meshctl.fake.stop()
     ran = meshctl("submit", str(sweep), "--dry-run", "-o", "json")

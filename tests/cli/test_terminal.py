@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mesh.lan.local import LocalDaemon, register
-from tests.client.fake_server import FakeMesh
+from tests.client.fake_server import NODE, FakeMesh
 
 COMMAND = [sys.executable, "-m", "mesh.cli.meshctl"]
 
@@ -89,6 +89,20 @@ def test_on_a_terminal(mesh: FakeMesh, sweep: Path, no_color: str) -> None:
     assert b"4/4" in written  # the bar's count
     assert b"anvil" in written
     assert (b"\x1b[32m" in written) is (not no_color)  # alive is green
+
+
+def test_a_narrow_terminal_leaves_ids_whole(mesh: FakeMesh) -> None:
+    screen, terminal = pty.openpty()
+    environ = {**os.environ, "TERM": "xterm-256color", "NO_COLOR": "1", "COLUMNS": "40", "MESH_ADDRESS": mesh.address}
+    listing = subprocess.Popen([*COMMAND, "peers"], stdout=terminal, stderr=terminal, env=environ)
+    os.close(terminal)
+    written = b""
+    while chunk := _read(screen):
+        written += chunk
+    os.close(screen)
+    assert listing.wait(30) == 0
+    assert NODE.encode() in written
+    assert b"127.0.0.1:7433" in written
 
 
 def _read(screen: int) -> bytes:

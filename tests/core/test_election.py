@@ -223,6 +223,17 @@ def test_2_while_an_incumbent_is_looked_for_the_three_seconds_do_not_run() -> No
     assert rig.claim.established
 
 
+def test_2_who_stepped_down_for_an_incumbent_that_is_never_found_goes_on_provisionally() -> None:
+    rig = Rig()
+    rig.start()
+    rig.hear("c", seen=(Sighting(claim("z", 7), "z:1", 3, ""),))
+    assert rig.role == ALONE
+    rig.wait(3.1)
+    assert (rig.role, rig.claim.established) == (LEADING, False)
+    rig.wait(3.0)
+    assert rig.claim.established
+
+
 def test_2_where_an_incumbent_lives_is_told_by_who_sees_it() -> None:
     rig = Rig()
     rig.start()
@@ -770,6 +781,33 @@ def test_9_after_a_suspend_a_claim_is_provisional_until_members_answered() -> No
     assert rig.claim == claim("a", 6)
 
 
+def test_9_what_members_said_before_the_suspend_is_no_answer() -> None:
+    """Else a laptop that slept would take the leadership back before it heard that others went on without it."""
+    rig = Rig("a")
+    rig.leading(5)
+    rig.hear("b", **follows("a", 5))
+    rig.now += 100
+    rig.members.forgive(rig.now)
+    rig.election.on_resumed(rig.now)
+    rig.settle()
+    assert rig.claim == claim("a", 5, established=False)
+    rig.hear_leader("b", 6)
+    assert rig.claim == claim("b", 6)
+
+
+def test_9_where_nobody_answers_it_is_established_again_after_three_seconds() -> None:
+    rig = Rig("a")
+    rig.leading(5)
+    rig.hear("b", **follows("a", 5))
+    rig.now += 100
+    rig.members.forgive(rig.now)
+    rig.election.on_resumed(rig.now)
+    rig.wait(2.9)
+    assert not rig.claim.established
+    rig.wait(0.1)
+    assert rig.claim == claim("a", 6)
+
+
 def test_9_who_finds_itself_replaced_follows() -> None:
     rig = Rig("a")
     rig.leading(5)
@@ -778,6 +816,7 @@ def test_9_who_finds_itself_replaced_follows() -> None:
     rig.election.on_resumed(rig.now)
     rig.hear_leader("b", 6)
     assert rig.claim == claim("b", 6)
+    assert rig.election.losses == 1, "it settles for longer before it asks again"
 
 
 def test_9_a_follower_has_no_claim_to_doubt() -> None:

@@ -654,6 +654,26 @@ def test_a_process_that_is_gone_loses_its_work_at_once() -> None:
     assert free.does("t")
 
 
+def test_while_its_journal_fails_a_leader_grants_nothing_and_is_not_woken_for_it() -> None:
+    rig = Rig()
+    hand = rig.hand(slots=2)
+    rig.submit(task("t1", shape=retrying(1, backoff_ms=100)))
+    run_to_end(rig, hand, "t1", phase=FAILED)
+    rig.submit(task("t2"))
+    run_to_end(rig, hand, "t2")
+    rig.leader.trouble = "the disk is full"
+    hand.report()
+    rig.now += 5.0
+    rig.beat("b")
+    rig.step()
+    due = rig.leader.deadline()
+    assert due is None or due > rig.now
+    assert not hand.does("t1")
+    rig.leader.trouble = ""
+    rig.step()
+    assert hand.does("t1")
+
+
 # -- what people ask -------------------------------------------------------------------------------------------------
 
 
@@ -895,7 +915,7 @@ def test_work_that_was_declared_before_its_task_was_known_runs_on() -> None:
     holder.held[FORMER.id] = FORMER
     holder.declare()
     assert holder.unknown == [FORMER.id]
-    known = (job(), *tasks(1), FORMER)
+    known: tuple[Record, ...] = (job(), *tasks(1), FORMER)
     rig.puller.on_pulled(node("m"), Pulled(1, "journal", 3, True, known), rig.now)
     rig.later(1.0)
     assert rig.leader.phase == OPEN
@@ -903,6 +923,17 @@ def test_work_that_was_declared_before_its_task_was_known_runs_on() -> None:
     assert rig.state("j-00000") == ACTIVE
     holder.end(FORMER.id)
     assert rig.state("j-00000") == DONE
+
+
+def test_work_that_was_declared_runs_on_when_its_task_comes_after_it_in_a_journal() -> None:
+    rig = Rig()
+    holder = rig.hand("z", slots=1, declares=False)
+    holder.held[FORMER.id] = FORMER
+    holder.declare()
+    rig.pulled(FORMER)
+    rig.pulled(job(), *tasks(1))
+    assert rig.state("j-00000") == ACTIVE
+    assert holder.granted == {}
 
 
 def test_work_that_another_journal_says_runs_where_it_does_not_is_lost() -> None:
@@ -955,6 +986,17 @@ def test_a_leader_that_steps_down_does_nothing_more() -> None:
     hand.end(hand.attempt_at("t"))
     assert hand.acked == []
     assert rig.out.position == position
+
+
+def test_who_asked_for_much_is_told_when_its_leader_changes_halfway() -> None:
+    rig = Rig(job(), *tasks(10), params=replace(PARAMS, slice_records=4))
+    rig.later(1.0)
+    rig.leader.on_asked(CancelAsked(7, "j"), rig.now)
+    assert only(Answer, rig.step()) == []
+    rig.leader.close()
+    answer = one(Answer, rig.step())
+    assert (answer.call, answer.error) == (7, "NoLeader")
+    assert "only a part was changed" in answer.message
 
 
 def test_after_a_suspend_nothing_is_granted_for_a_second() -> None:

@@ -21,11 +21,13 @@ from mesh.core.lattice import (
     Task,
 )
 from mesh.core.messages import Bid, Device, Grant, Offer, Orders, Refused, Report
-from mesh.core.worker import BATCH_TASKS, Worker
+from mesh.core.worker import BATCH_TASKS, STUCK_AFTER, Worker
+from mesh.core.worker import REFRESH as REFRESHES
 from tests.core.bids import GIB, gpu, need, offer, shape
 from tests.core.parts import PARAMS, claim, grant, messages, node, only, outbox, persisted, success, sync, task, who
 
 LEADER = claim("a", 3)
+REFRESH = REFRESHES * PARAMS.resend_after
 
 
 class Rig:
@@ -464,7 +466,47 @@ def test_one_that_nobody_answers_is_made_again_with_growing_patience() -> None:
     assert times == sorted(times)
     assert times[-1] > times[0]
     rig.orders()
-    assert rig.worker.deadline() is None
+    assert rig.worker.deadline() == rig.now + REFRESH, "it was welcomed"
+
+
+def test_a_bid_is_told_now_and_then_although_nothing_changed() -> None:
+    """The last one may be lost, and then nobody would ever grant again what it would have made room for."""
+    rig = ready()
+    rig.orders()
+    assert messages(Report, rig.later(REFRESH - 0.1)) == []
+    (report,) = messages(Report, rig.later(0.2))
+    assert report.bid is not None
+    assert (report.declares, report.attempts) == (0, ())
+
+
+def test_what_waits_behind_a_long_task_is_given_back() -> None:
+    rig = ready(1)
+    rig.run("1", "2", "3")
+    assert reported(rig.later(1.0)) == [], "whether it began is not known: it may be about to"
+    rig.worker.on_began((("1", 5),), rig.now)
+    rig.step()
+    assert reported(rig.later(STUCK_AFTER - 0.01)) == [("1", False, RUNNING)]
+    effects = rig.later(0.02)
+    assert [(a.id, a.phase, a.outcome.code) for a in persisted(Attempt, effects)] == [
+        ("2", RELEASED, "queued"),
+        ("3", RELEASED, "queued"),
+    ]
+    (report,) = messages(Report, effects)
+    assert report.bid is not None
+    ((kind, micros),) = report.bid.speeds
+    assert kind == "k"
+    assert micros >= STUCK_AFTER * 1e6, "nothing is queued behind this kind any more"
+    assert only(StopAttempts, effects) == []
+
+
+def test_what_waits_behind_several_is_kept_while_one_of_them_has_just_begun() -> None:
+    rig = ready(2)
+    rig.run("1", "2", "3")
+    rig.worker.on_began((("1", 5),), rig.now)
+    rig.later(0.4)
+    rig.worker.on_began((("2", 5),), rig.now)
+    assert persisted(Attempt, rig.later(0.4)) == []
+    assert list(rig.worker.queue) == ["3"]
 
 
 def test_a_leader_that_lost_us_out_of_sight_is_told_all_again() -> None:

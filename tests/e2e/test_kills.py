@@ -106,11 +106,11 @@ def test_leader_killed_and_started_again(mesh: Mesh, gated: Gated) -> None:
 
 
 def test_leader_killed_for_good(mesh: Mesh, gated: Gated) -> None:
-    """Another one leads within three seconds, and takes and runs new work."""
+    """Its process is gone, so nobody waits for 2.2 s of silence: another one leads, takes and runs new work."""
     a, b, c = mesh.start_all("a", "b", "c")
     a.kill()
     killed = time.monotonic()
-    until(lambda: b.status()["leader"] == c.status()["leader"] in (b.id, c.id), within=3, what="another one leads")
+    until(lambda: b.status()["leader"] == c.status()["leader"] in (b.id, c.id), within=2, what="another one leads")
     print(f"led again after {time.monotonic() - killed:.2f} s")
     gated.open()
     job = mesh.ctl("submit", gated.sweep(4), "--wait", at=c)

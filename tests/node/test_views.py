@@ -111,7 +111,7 @@ def test_a_task_from_pending_to_done() -> None:
     assert (done["state"], done["result_digest"], done["metrics"]) == ("succeeded", "abc", {"loss": 0.5})
     (attempt,) = done["attempts"]
     assert attempt["state"] == "succeeded"
-    assert attempt["node"] == NODE
+    assert (attempt["node"], attempt["node_name"]) == (NODE, "one")
     assert (attempt["started_at"], attempt["finished_at"]) == ("1970-01-01T00:00:01.000Z", "1970-01-01T00:00:02.500Z")
     json.dumps([document, done])
 
@@ -183,7 +183,7 @@ def test_explain_says_why_a_task_can_run_nowhere() -> None:
     node.submit(1, shape=Shape((Resources(millicpus=16_000),)))
     document = views.explain(node.machine, "j.0", node.now)
     assert (document["choice"], document["why"]) == ("", "no node can run it")
-    assert document["nodes"] == [{"id": NODE, "feasible": False, "why": "its 1 core cannot hold 16"}]
+    assert document["nodes"] == [{"id": NODE, "name": "one", "feasible": False, "why": "its 1 core cannot hold 16"}]
 
 
 def test_an_unknown_id_is_denied_only_when_every_journal_was_read() -> None:

@@ -315,6 +315,20 @@ async def test_the_environment_of_an_attempt(h: Harness) -> None:
     assert (await h.value(function(show)))[-3:] == ["", "1", None]
 
 
+async def test_what_configures_meshd_is_not_for_tasks_but_where_it_is_called_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MESH_SLOTS", "9")
+    monkeypatch.setenv("MESH_ADDRESS", "unix:/here")
+    h = Harness(tmp_path / "s")
+
+    def show() -> list[str | None]:
+        return [os.environ.get(name) for name in ("MESH_SLOTS", "MESH_ADDRESS")]
+
+    assert await h.value(function(show)) == [None, "unix:/here"]
+    await h.close()
+
+
 async def test_a_function_that_may_see_other_cards_gets_another_process(h: Harness) -> None:
     first, second, third = h.begin(function(os.getpid), function(os.getpid), devices=("cuda:0",)) + h.begin(
         function(os.getpid), devices=("cuda:1",)

@@ -132,7 +132,8 @@ class Watcher:
             case Heartbeat():
                 claim = message.claim
                 # The ledger keeps the highest claim alone: a provisional one after an established one leaves no trace.
-                if claim.established and claim.leader == host.node and claim.life == host.life:
+                # Nor does one beside that of a copy.
+                if claim.established and claim.leader == host.node and claim.life == host.life and not self._copied(host):
                     self._durable(host, "claim", claim.term, claim.leader, claim.life)
             case Orders():
                 for grant in message.grants:
@@ -145,6 +146,9 @@ class Watcher:
                         self._durable(host, "attempt", known.id, True)
             case YieldRequest():
                 self._on_yield_request(host, message.claim)
+
+    def _copied(self, host: Host) -> bool:
+        return any(other is not host and other.plan.ulid == host.plan.ulid for other in self.world.hosts)
 
     def _durable(self, host: Host, *key: object) -> None:
         if key not in host.disk.known:
