@@ -17,7 +17,7 @@ from mesh.core.effects import Answer
 from mesh.core.events import Asked, Submitted
 from mesh.core.held import NOTHING
 from mesh.core.identity import Me
-from mesh.core.ids import NO_CLAIM, AttemptId, Claim, NodeId, TaskId, attempt_id
+from mesh.core.ids import NO_CLAIM, AttemptId, Claim, Life, NodeId, TaskId, attempt_id
 from mesh.core.lattice import LOST, OFFERED, RELEASED, RUNNING, Attempt, Outcome, Record, Resources, Task
 from mesh.core.matching import Decision, match
 from mesh.core.members import NEVER, Members, Peer
@@ -54,6 +54,7 @@ class Leader:
         self.progress: dict[AttemptId, bytes] = {}
         self._followers: set[NodeId] = set()  # those whose journals were asked for since they follow this claim
         self._troubled: set[NodeId] = set()  # those that were not eligible when last heard
+        self._given: dict[AttemptId, Life] = {}  # open attempts that we granted -> the life of their node
         self._opened = 0.0  # when the present claim was made
         self._minted = 0
         self._hold_until = 0.0  # grants nothing before: after a takeover, after a suspend
@@ -74,6 +75,7 @@ class Leader:
         if first:
             self.tasks.open(claim)
             self.decisions.clear()
+            self._given.clear()
             self.progress.clear()
             self._lost_at.clear()
         if first or (was_provisional and claim.established):
@@ -231,7 +233,8 @@ class Leader:
         session.complete, session.declared_whole = True, False
         for attempt in self._open_on(session.node):
             if attempt.id not in declared and attempt.id not in session.open:
-                arrived = attempt.phase != OFFERED or self._former_life(session)
+                # Of a grant that another leader made it is not known to which life; then it is held against nobody.
+                arrived = attempt.phase != OFFERED or self._given.get(attempt.id, session.life) != session.life
                 self._lose(attempt, "its process ended" if arrived else NOT_COUNTED, now)
         for attempt in declared.values():
             self._adopt(session, attempt, now)
@@ -240,10 +243,6 @@ class Leader:
     def _open_on(self, node: NodeId) -> list[Attempt]:
         found = sorted(self.ledger.open.get(node, {}).items())
         return [self.ledger.tasks[task].attempts[name] for name, task in found]
-
-    def _former_life(self, session: Session) -> bool:
-        lived = self.ledger.lives.get(session.node)
-        return lived is not None and lived.life != session.life
 
     def _adopt(self, session: Session, attempt: Attempt, now: float) -> None:
         """An attempt that another leader granted runs on, and counts against its node and its job."""
@@ -264,6 +263,7 @@ class Leader:
             if len(self.past) > PAST_DECISIONS:
                 del self.past[next(iter(self.past))]
         self.progress.pop(attempt.id, None)
+        self._given.pop(attempt.id, None)
         session = self.sessions.get(attempt.node)
         if session is not None and session.open.pop(attempt.id, None) is not None:
             held = self.accounts[attempt.node].drop(attempt.task)
@@ -428,6 +428,7 @@ class Leader:
         run = self.ledger.tasks[task.id].run
         self.out.record(Attempt(task.id, name, False, 0, OFFERED, run, decision.node))
         self.decisions[name] = decision
+        self._given[name] = self.sessions[decision.node].life
         priority = self.tasks.priority(task)[0]
         need: Resources = task.shape.alternatives[decision.alternative]
         grant = Grant(name, run, task, priority, decision.devices, decision.alternative)

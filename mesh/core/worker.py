@@ -352,7 +352,10 @@ class Worker:
         )  # fmt: skip
         leader = self.claim.leader
         if ended and leader != self.me.node:
-            self.out.when_durable(lambda: self.out.send(leader, report))
+            # Of declarations that waited for a slow disk only the last one is of use.
+            self.out.when_durable(
+                lambda: self.out.send(leader, report) if report.session == self.session or not declares else None
+            )
         else:
             self.out.send(leader, report)
 

@@ -507,9 +507,10 @@ def test_what_was_offered_to_a_former_life_may_have_begun() -> None:
     rig = Rig()
     hand = rig.hand()
     rig.submit(task())
-    rig.pulled(Lived(hand.node, 1, "b0"))
     first = hand.attempt_at("t")
     hand.held.clear()
+    hand.life, hand.session = "b2", 0
+    rig.members.peers[hand.node].life = hand.life
     hand.declare()
     codes = [a.outcome.code for a in attempts_of(rig.out.ledger, "t") if a.phase == LOST]
     assert first

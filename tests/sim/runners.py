@@ -24,7 +24,7 @@ class Runners:
         self.begun: dict[AttemptId, Host] = {}
         self.tries: dict[TaskId, int] = {}
         self.failed: dict[TaskId, set[AttemptId]] = {}  # the truth about failures
-        self.killed: dict[TaskId, set[AttemptId]] = {}  # and about attempts whose process died with their node
+        self.began: dict[TaskId, set[AttemptId]] = {}  # and about attempts that may have done something
         self._slots: dict[tuple[int, int], list[do.Assignment]] = {}
 
     def begin(self, host: Host, effect: do.BeginAttempts) -> None:
@@ -37,6 +37,7 @@ class Runners:
             if assignment.attempt in self.begun:
                 self.world.violate(f"{assignment.attempt} was begun twice: a double grant")
             self.begun[assignment.attempt] = host
+            self.began.setdefault(assignment.task.id, set()).add(assignment.attempt)
         self._slots[key] = list(effect.assignments)
         self._check_room(host)
         self._next(host, host.machine, effect.slot)
@@ -60,8 +61,7 @@ class Runners:
     def kill(self, host: Host) -> None:
         """Nothing survives meshd."""
         for key in [key for key in self._slots if key[0] == host.index]:
-            for assignment in self._slots.pop(key):
-                self.killed.setdefault(assignment.task.id, set()).add(assignment.attempt)
+            del self._slots[key]
 
     def stop(self, host: Host, effect: do.StopAttempts) -> None:
         wanted = set(effect.attempts)
