@@ -124,7 +124,7 @@ class Election:
         if self.role == LEADING:
             if claim is not None and self.members.alive(peer, now):
                 self._meet(peer.node, claim, beat.leads, beat.followed, "", now)
-            for sighting in beat.seen:
+            for sighting in beat.seen if self.members.alive(peer, now) else ():  # else it cannot relay
                 other = sighting.claim.leader
                 if self.role == LEADING and other != self.me.node and not self.members.is_alive(other, now):
                     self._meet(other, sighting.claim, sighting.leads, sighting.followed, peer.node, now)
@@ -326,7 +326,9 @@ class Election:
             self._step_down(other, "two leaders met", now)
 
     def _claim(self, established: bool, now: float) -> None:
-        self._heard_term(max(self.claim.term, self.out.ledger.claim.term))  # a journal we pulled may know of a higher one
+        self._heard_term(
+            max(self.claim.term, self.out.ledger.claim.term)
+        )  # a journal we pulled may know of a higher one
         claim = Claim(established, self.highest_term + 1, self.me.node, self.me.life)
         self.highest_term = claim.term
         self._pending = claim

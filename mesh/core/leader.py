@@ -117,7 +117,7 @@ class Leader:
         self._hold_until = max(self._hold_until, now + self.params.resume_wait)
 
     def _known_others(self) -> bool:
-        return any(not peer.left for peer in self.members.peers.values())
+        return bool(self.members.peers)
 
     # -- submissions and control ------------------------------------------------------------------------------------
 

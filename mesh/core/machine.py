@@ -197,7 +197,9 @@ class Machine:
                 return identity.Refusal("self", "this is the same process")
             first = (mine.uptime_ms, self.me.life) > (hello.uptime_ms, hello.life)
             if self.election.leading and first:
-                return identity.Refusal("duplicate", f"{mine.name} already runs with the identity {hello.node}: {COPIED}")
+                return identity.Refusal(
+                    "duplicate", f"{mine.name} already runs with the identity {hello.node}: {COPIED}"
+                )
             # Of two that meet the one that ran first hangs up. If the other did, it would not hear whether it must go.
             code = "doubt" if first else "ours"
             return identity.Refusal(code, f"{hello.name} has this node's own identity {hello.node}: {COPIED}")
@@ -248,8 +250,9 @@ class Machine:
             case Orders():
                 self.worker.on_orders(sender, message, self.election.leader_alive(now), now)
             case Heartbeat():
-                peer = self.members.peers.get(sender)
+                peer, incarnation = self.members.peers.get(sender), self.members.incarnation
                 if peer is not None and self.members.on_heartbeat(peer, message, now):
+                    self.election.urgent |= self.members.incarnation != incarnation
                     self.election.on_heartbeat(peer, message, now)
                     if self._leading:
                         self.leader.on_heartbeat(peer, message.claim, message.why_not, now)

@@ -38,13 +38,13 @@ class Peer:
     """Another node, as seen from here."""
 
     __slots__ = (
-        "acked", "address", "gone", "heard", "heard_seq", "heartbeat", "incarnation", "left", "life", "links", "name",
-        "node", "refused", "role", "sent", "seq", "since", "suspected", "told", "version",
+        "acked", "address", "gone", "heard", "heard_seq", "heartbeat", "incarnation", "life", "links", "name",
+        "node", "role", "sent", "seq", "since", "told", "version",
     )  # fmt: skip
 
     def __init__(self, node: NodeId) -> None:
         self.node = node
-        self.address = self.name = self.role = self.version = self.refused = ""
+        self.address = self.name = self.role = self.version = ""
         self.life: Life = ""
         self.links: list[int] = []
         self.heartbeat: Heartbeat | None = None
@@ -53,7 +53,7 @@ class Peer:
         self.since = NEVER  # alive without interruption since
         self.heard_seq = self.seq = self.incarnation = 0
         self.sent: deque[tuple[int, float]] = deque(maxlen=32)
-        self.gone = self.left = self.suspected = False
+        self.gone = False
         self.told = -1  # the version of the address book it was sent
 
 
@@ -65,6 +65,7 @@ class Members:
         self.links: dict[int, NodeId] = {}
         self.lives: dict[int, Life] = {}  # of the other side of each link: a copied state directory has two at a time
         self.incarnation = 0
+        self._refuted_at = NEVER
         self.book = 0  # counts changes of addresses
         self._slack = 0.0  # our own recent lateness, added to every window
 
@@ -90,8 +91,7 @@ class Members:
             contact.dialing, contact.node = False, hello.node
         if peer.life != hello.life:
             self._new_life(peer, hello.life)
-        peer.gone = peer.left = False
-        peer.refused = ""
+        peer.gone = False
         peer.links.append(link)
         peer.name, peer.role, peer.version = hello.name, hello.role, hello.version
         self.links[link], self.lives[link] = hello.node, hello.life
@@ -176,28 +176,30 @@ class Members:
         peer.heard = peer.acked = peer.since = NEVER
         peer.heard_seq = peer.incarnation = 0  # our own seq goes on: a life that comes back has heard the last one
         peer.sent.clear()
-        peer.suspected = False
         peer.told = -1
 
     # -- heartbeats -------------------------------------------------------------------------------------------------
 
     def on_heartbeat(self, peer: Peer, beat: Heartbeat, now: float) -> bool:
         """False for one that is older than what is known, or of another life."""
-        if beat.life != peer.life or beat.seq <= peer.heard_seq:
+        if beat.life != peer.life or (beat.incarnation, beat.seq) <= (peer.incarnation, peer.heard_seq):
             return False
         if not self.alive(peer, now):
             peer.since = now
         peer.heartbeat, peer.heard_seq, peer.heard = beat, beat.seq, now
-        peer.incarnation = max(peer.incarnation, beat.incarnation)
-        peer.gone = peer.left = False
+        peer.incarnation = beat.incarnation
+        peer.gone = False
         contact = self.contacts.get(peer.address)
         if contact is not None:
             contact.backoff = 0.0
         for seq, sent in peer.sent:
             if seq <= beat.echo:
                 peer.acked = max(peer.acked, sent)
-        if self.node in beat.suspects:
+        if self.node in beat.suspects and now - self._refuted_at >= self.params.heartbeat:
+            # The caller beats at once, so that the refutation arrives before the window is over. Once per heartbeat:
+            # two that suspect each other would refute each other without end.
             self.incarnation += 1
+            self._refuted_at = now
         for node, address in beat.peers:
             self.on_address(address, node)
         return True
@@ -222,7 +224,7 @@ class Members:
         self._slack = max(lateness, self._slack * 0.5) if lateness > 0.25 else self._slack * 0.5
 
     def alive(self, peer: Peer, now: float) -> bool:
-        if peer.gone or peer.left:
+        if peer.gone:
             return False
         window = self.params.silent_after + self._slack
         return now - peer.heard < window and now - peer.acked < window
@@ -232,7 +234,9 @@ class Members:
         return peer is not None and self.alive(peer, now)
 
     def suspect(self, peer: Peer, now: float) -> bool:
-        return not peer.gone and now - min(peer.heard, peer.acked) >= self.params.suspect_after + self._slack
+        """Silent for three heartbeats, in either direction; who was never alive is not suspected, but unknown."""
+        heard = min(peer.heard, peer.acked)
+        return not peer.gone and heard > NEVER and now - heard >= self.params.suspect_after + self._slack
 
     def silent_for(self, peer: Peer, now: float) -> float:
         return now - peer.heard

@@ -299,7 +299,7 @@ class Worker:
         del self.held[name]
         self._unacknowledged.pop(name, None)
         self._unknown.pop(name, None)
-        if self.claim.leader != self.me.node:
+        if not self.me.may_lead:  # who leads next must know of a success whose leader is gone
             self.out.ledger.forget_attempts(held.attempt.task)
 
     def _measure(self, kind: str, micros: int) -> None:

@@ -17,6 +17,9 @@ def mesh(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Mesh]:
     with mesh_of(tmp_path) as made:
         request.node.stash[MESH] = made
         yield made
+        # Whatever a test provokes, no daemon may break on it.
+        broken = {name: said for name, said in made.logs() if "Traceback" in said or "is a defect" in said}
+        assert not broken, "\n".join(broken.values())
 
 
 MESH = pytest.StashKey[Mesh]()

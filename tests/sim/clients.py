@@ -44,6 +44,7 @@ class Clients:
         self.acknowledged: dict[TaskId, set[str]] = {}  # and the lives that did
         self.cancelled: dict[TaskId, int] = {}  # and how many cancellations were acknowledged
         self.retried: set[TaskId] = set()
+        self.submitted: dict[str, set[JobId]] = {}  # to each life
         self.shown: dict[TaskId, set[str]] = {}  # digests of accepted results that a client was told
         self.open = 0
         self._calls: dict[tuple[int, int], Call] = {}
@@ -147,7 +148,10 @@ class Clients:
         self._numbers += 1
         number = self._numbers
         call = self._calls[host.index, number] = Call(request)
-        self.world.feed(host, request.build(number))
+        event = request.build(number)
+        if type(event) is ev.Submitted:
+            self.submitted.setdefault(host.life, set()).add(event.job.id)
+        self.world.feed(host, event)
         call.position = machine.out.position
 
     def answered(self, host: Host, answer: do.Answer) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mesh.core import effects as do
 from mesh.core import events as ev
-from mesh.core.lattice import Acceptance, Attempt, Claimed, Ended, Record, Run, Task
+from mesh.core.lattice import SUCCEEDED, Acceptance, Attempt, Claimed, Ended, Record, Run, Task
 from mesh.core.messages import Pulled
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class Disk:
             self.records.extend(records)
             assert len(self.records) == position, f"{self.host.name}: the journal has a hole before {position}"
             self.known.update(map(key, records))
+            self.known.update(("success", r.task) for r in records if type(r) is Attempt and r.ended and r.phase == SUCCEEDED)
 
 
 def key(record: Record) -> tuple[object, ...]:

@@ -80,6 +80,8 @@ def _judge_task(world: World, task: TaskId, state: TaskState) -> None:
         if task not in world.clients.cancelled:
             world.violate(f"{task} is cancelled and nobody asked for it")
     elif state.state == BROKEN:
+        if any(("success", task) in host.disk.known for host in world.hosts if host.machine is not None):
+            world.violate(f"{task} is failed, and a success of it is on a disk")
         if not world.runners.failed.get(task) and not world.runners.began.get(task):
             world.violate(f"{task} is failed, and never began anywhere")
     if world.clients.cancelled.get(task) and task not in world.clients.retried and state.state not in (CANCELLED, DONE):

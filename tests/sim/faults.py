@@ -192,6 +192,7 @@ class Faults:
         """Faults stop: everybody who was not destroyed runs, and everybody reaches everybody."""
         world = self.world
         world.disturb("calm")
+        world.calmed = True
         world.net.noise = world.net.resets = 0.0
         if world.net.cuts:
             world.net.heal(list(world.net.cuts.elements()))

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from mesh.core import effects as do
 from mesh.core import events as ev
 from mesh.core.ids import NO_CLAIM, AttemptId, Claim, TaskId
-from mesh.core.lattice import LOST, TASK_CANCELLED, Acceptance, Attempt, Ended
-from mesh.core.ledger import DONE, FINAL
+from mesh.core.lattice import FAILED, LOST, TASK_CANCELLED, Acceptance, Attempt, Ended, Task
+from mesh.core.ledger import DONE, FINAL, TaskState
 from mesh.core.messages import Grant, Heartbeat, Orders, Report, YieldRequest
 from tests.sim.plans import fits
 
@@ -27,6 +27,7 @@ WHOLE_EVERY = 100  # steps between checks of everything
 MARGIN = 1.2  # seconds: the longest a message is on its way in a world without noise, and the pace of heartbeats
 TOGETHER = 20.0  # seconds in undisturbed contact after which two nodes know what the other knows
 UNITED = 20.0  # and after which a group has one leader
+SETTLED = 35.0  # and after which the leadership only goes to a lower id, by settle and yield
 HAND_OVER = 3  # seconds of disunity in a row that are no hand-over under way
 LATE = 1.5  # measured durations in these worlds vary by 0.8 to 1.2, and are sent again when they moved by 1.2
 
@@ -39,11 +40,12 @@ class Watcher:
         self.granted: dict[AttemptId, tuple[str, str]] = {}
         self.lost: set[tuple[AttemptId, int]] = set()  # and at which round
         self.ended: set[Ended] = set()
+        self.failed_at: dict[tuple[str, TaskId], float] = {}  # (life, task) -> when that life learnt of a failure
         self.heard: dict[tuple[str, str], float] = {}  # (life, life it heard) -> when, a heartbeat that arrived
         self.following: dict[str, tuple[Claim, float]] = {}  # life -> whose claim it follows, and since when
         self.lost_leaderships: dict[str, int] = {}
         self.accepted: dict[TaskId, list[tuple[float, Host, str, AttemptId]]] = {}
-        self.changes: list[tuple[float, Host, Claim]] = []
+        self.last_leader = ""
         self._disunited = 0
         self._before: tuple[Claim, frozenset[AttemptId]] | None = None
         world.before_step.append(self.before)
@@ -155,21 +157,45 @@ class Watcher:
             self.fail(f"{host.name} promised what is not on its disk: {key}")
 
     def _on_grant(self, host: Host, machine: Machine, to: str, grant: Grant) -> None:
-        before = self.granted.setdefault(grant.attempt, (host.life, to))
-        if before != (host.life, to):
-            self.fail(f"{grant.attempt} was granted by {before[0]} to {before[1]}, and by {host.life} to {to}")
-        task = grant.task
-        state = machine.ledger.tasks[task.id]
-        own = state.attempts.get(grant.attempt)
-        if own is None or own.ended or own.phase == LOST:
-            return  # orders are repeated until they are applied, whatever became of the grant meanwhile
-        others = [a for a in state.open_attempts() if a.id != grant.attempt and a.id < grant.attempt]
-        same = [a for a in others if a.id.rsplit(".", 1)[0] == grant.attempt.rsplit(".", 1)[0]]
-        if same:
-            self.fail(f"{grant.attempt} of {task.id} was granted while {same[0]} is open")
-        holders = [other for other in self.world.hosts if other.node == to]
-        if not any(fits(holder.plan, task.shape._replace(cwd="")) for holder in holders):
-            self.fail(f"{task.id} was granted to {to}, which it does not fit")
+        before = self.granted.get(grant.attempt)
+        if before is not None:  # orders are repeated until they are applied
+            if before != (host.life, to):
+                self.fail(f"{grant.attempt} was granted by {before[0]} to {before[1]}, and by {host.life} to {to}")
+            return
+        self.granted[grant.attempt] = (host.life, to)
+        task, ledger = grant.task, machine.ledger
+        state = ledger.tasks[task.id]
+        why = ""
+        if state.state in FINAL:
+            why = f"it is {state.state}"
+        elif any(a.id != grant.attempt for a in state.open_attempts()):
+            why = f"it has {[a.id for a in state.open_attempts()]} open"
+        elif ledger.value(f"job/{task.job}", "paused"):
+            why = "its job is paused"
+        elif not any(fits(other.plan, task.shape._replace(cwd="")) for other in self.world.hosts if other.node == to):
+            why = "it does not fit"
+        elif not machine.election.claim.established and self._others_known(machine):
+            if task.job not in self.world.clients.submitted.get(host.life, ()):
+                why = "the claim is provisional, and it was not submitted to this life"
+        why = why or self._tried_enough(host, state, task)
+        if why:
+            self.fail(f"{host.name} grants {task.id} to {to} as {grant.attempt}, but {why}")
+
+    @staticmethod
+    def _others_known(machine: Machine) -> bool:
+        return bool(machine.members.peers)
+
+    def _tried_enough(self, host: Host, state: TaskState, task: Task) -> str:
+        """Why it may not be tried again, or not yet."""
+        retries = task.shape.retries
+        failed = [a for a in state.attempts.values() if a.ended and a.phase == FAILED and a.run == state.run]
+        if len(failed) > retries.max or any(a.outcome.code in retries.not_on for a in failed):
+            return f"it failed {len(failed)} times"
+        if not failed:
+            return ""
+        delay = min(retries.backoff_ms * (retries.factor_milli / 1000) ** (len(failed) - 1), retries.max_delay_ms) / 1000
+        waited = self.world.now - self.failed_at.get((host.life, task.id), 0.0)
+        return f"it failed {waited:.3f} s ago, and waits {delay} s" if waited < 0.74 * delay else ""
 
     def _on_yield_request(self, host: Host, claim: Claim) -> None:
         """A returning lower id stays steady before it asks, longer each time that it lost the leadership."""
@@ -186,7 +212,10 @@ class Watcher:
     def _on_persist(self, host: Host, machine: Machine, effect: do.Persist) -> None:
         for record in effect.records:
             match record:
-                case Attempt() if record.phase == LOST and not record.ended:
+                case Attempt() if record.ended:
+                    if record.phase == FAILED:
+                        self.failed_at[host.life, record.task] = self.world.now
+                case Attempt() if record.phase == LOST:
                     self._on_lost(host, machine, record)
                 case Acceptance():
                     self._on_acceptance(host, machine, record)
@@ -271,7 +300,9 @@ class Watcher:
         same = (followed.leader, followed.life) == (claim.leader, claim.life)
         self.following[host.life] = (claim, since if same else self.world.now)
         if claim.leader == host.node and not same:
-            self.changes.append((self.world.now, host, claim))
+            if self.world.calm_for > SETTLED and self.last_leader and host.node > self.last_leader:
+                self.fail(f"{host.name} takes over from {self.last_leader}, undisturbed for {self.world.calm_for:.0f} s")
+            self.last_leader = host.node
         self.world.note(f"{host.name} {'leads' if claim.leader == host.node else 'follows'} {claim.leader} {claim}")
 
     def _look_at_groups(self) -> None:

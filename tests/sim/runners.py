@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tests.sim.world import Host, World
 
 
+QUIET = 45.0  # seconds without a disturbance: lost_after, and time to find each other before
+
+
 class Runners:
     def __init__(self, world: World) -> None:
         self.world = world
@@ -36,11 +39,20 @@ class Runners:
         for assignment in effect.assignments:
             if assignment.attempt in self.begun:
                 self.world.violate(f"{assignment.attempt} was begun twice: a double grant")
+            self._check_alone(host, assignment)
             self.begun[assignment.attempt] = host
             self.began.setdefault(assignment.task.id, set()).add(assignment.attempt)
         self._slots[key] = list(effect.assignments)
         self._check_room(host)
         self._next(host, host.machine, effect.slot)
+
+    def _check_alone(self, host: Host, assignment: do.Assignment) -> None:
+        """In quiet times nothing runs twice at a time."""
+        for (index, _slot), queue in self._slots.items():
+            other = self.world.hosts[index]
+            for running in queue:
+                if running.task.id == assignment.task.id and other.up and self.world.calm_for > QUIET:
+                    self.world.violate(f"{assignment.task.id} begins on {host.name} and runs on {other.name}")
 
     def _check_room(self, host: Host) -> None:
         running = [queue[0] for (index, _slot), queue in self._slots.items() if index == host.index and queue]

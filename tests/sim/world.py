@@ -88,6 +88,7 @@ class World:
         self.rng = random.Random(seed)
         self.now = 0.0
         self.steps = 0
+        self.calmed = False  # faults are over: who still leaves comes back
         self.disturbed = 0.0  # when something last began or ceased to be wrong
         self.violations: list[str] = []
         self.log: list[str] = []
@@ -247,6 +248,8 @@ class World:
             self.note(f"{host.name} leaves: {host.exited or 'drained'}")
             host.disk.close()
             self.crash(host)
+            if self.calmed:
+                self.after(1.0, self.start, host)
 
     def leaders(self) -> list[Host]:
         return [host for host in self.hosts if host.machine is not None and host.machine.leading]
