@@ -395,7 +395,7 @@ class Machine:
                 self._beat_to(peer, now, common)
 
     def _owes_beat(self, peer: Peer) -> bool:
-        """Who has no leader learns whom we follow; and a leader that we do not follow, that we hear it: so leaders meet."""
+        """Who has no leader learns whom we follow; a leader we do not follow, that we hear it: so leaders meet."""
         beat = peer.heartbeat
         if beat is None or self._leading:
             return False

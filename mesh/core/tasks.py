@@ -164,8 +164,10 @@ class Tasks:
             self.ready.remove(task)
             self.out.record(Ended(task, state.run, TASK_FAILED, *verdict))
             self._changed[task] = None
-        elif task not in self.ready:
-            self._push(spec, self._not_before(state, now))
+        else:
+            at = self._not_before(state, now)
+            if task not in self.ready or at is not None:  # a failure may have come to light since it became ready
+                self._push(spec, at)
 
     def _surplus(self, attempts: list[Attempt]) -> list[Attempt]:
         """Of several open attempts the one further along is kept: running before offered, then the first minted."""

@@ -47,6 +47,7 @@ log = logging.getLogger("mesh")
 
 MEASURE_EVERY = 2.0  # seconds
 MEASURE_CHANGE = 0.05  # of the total: free memory never stands still, and a bid is worth sending for more than noise
+LAST_CALLS = 1.0  # seconds
 LATE_DRAIN = 5.0  # seconds beyond the grace; then the process ends without the machine's word
 
 
@@ -144,6 +145,9 @@ class Daemon:
         await self._links.close()
         if self._journal is not None:
             self._journal.close()
+        # Calls of gRPC's that were cancelled now: one that the end of the loop cancels again prints a traceback.
+        if calls := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(calls, timeout=LAST_CALLS)
 
     # What the machine says.
 

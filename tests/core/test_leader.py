@@ -22,7 +22,6 @@ from mesh.core.lattice import (
     Acceptance,
     Attempt,
     Ended,
-    Lived,
     Outcome,
     Record,
     Register,

@@ -30,6 +30,7 @@ def three(mesh: Mesh, lab: Lab) -> tuple[list[Host], list[Daemon]]:
     """On a host each, found by mDNS alone, led by the first."""
     hosts = lab.hosts(3)
     a = start(mesh, hosts[0], "a", "--rank", "10")
+    a.ready()  # or the others have met before it is there, and it leads only after 10 s
     b, c = start(mesh, hosts[1], "b"), start(mesh, hosts[2], "c")
     mesh.met(a, b, c, leader=a)
     return hosts, [a, b, c]

@@ -182,5 +182,9 @@ class Clients:
         for task in tasks:
             state = host.machine.ledger.tasks[task]
             accepted = state.accepted()
-            if state.state == DONE and accepted is not None and ("acceptance", task, accepted.attempt) in host.disk.known:
+            if (
+                state.state == DONE
+                and accepted is not None
+                and ("acceptance", task, accepted.attempt) in host.disk.known
+            ):
                 self.shown.setdefault(task, set()).add(accepted.digest)

@@ -99,7 +99,9 @@ class Disk:
             self.records.extend(records)
             assert len(self.records) == position, f"{self.host.name}: the journal has a hole before {position}"
             self.known.update(map(key, records))
-            self.known.update(("success", r.task) for r in records if type(r) is Attempt and r.ended and r.phase == SUCCEEDED)
+            self.known.update(
+                ("success", r.task) for r in records if type(r) is Attempt and r.ended and r.phase == SUCCEEDED
+            )
 
 
 def key(record: Record) -> tuple[object, ...]:

@@ -124,7 +124,9 @@ class Watcher:
             self.fail(f"{host.name} holds {slow} long tasks of {claim}, and has {slots} slots")
         room = slots * (self.world.params.allowance * 1e6 * LATE + (short / queued if queued else 0) * LATE) + 1
         if short > room:
-            self.fail(f"{host.name} holds {queued} tasks, {short:.0f} us of work, of {claim}; its bids allow {room:.0f}")
+            self.fail(
+                f"{host.name} holds {queued} tasks, {short:.0f} us of work, of {claim}; its bids allow {room:.0f}"
+            )
 
     # -- what is sent -----------------------------------------------------------------------------------------------
 
@@ -135,7 +137,12 @@ class Watcher:
                 claim = message.claim
                 # The ledger keeps the highest claim alone: a provisional one after an established one leaves no trace.
                 # Nor does one beside that of a copy.
-                if claim.established and claim.leader == host.node and claim.life == host.life and not self._copied(host):
+                if (
+                    claim.established
+                    and claim.leader == host.node
+                    and claim.life == host.life
+                    and not self._copied(host)
+                ):
                     self._durable(host, "claim", claim.term, claim.leader, claim.life)
             case Orders():
                 for grant in message.grants:
@@ -193,7 +200,9 @@ class Watcher:
             return f"it failed {len(failed)} times"
         if not failed:
             return ""
-        delay = min(retries.backoff_ms * (retries.factor_milli / 1000) ** (len(failed) - 1), retries.max_delay_ms) / 1000
+        delay = (
+            min(retries.backoff_ms * (retries.factor_milli / 1000) ** (len(failed) - 1), retries.max_delay_ms) / 1000
+        )
         waited = self.world.now - self.failed_at.get((host.life, task.id), 0.0)
         return f"it failed {waited:.3f} s ago, and waits {delay} s" if waited < 0.74 * delay else ""
 
@@ -228,7 +237,11 @@ class Watcher:
             return  # it came by another's journal
         self.lost.add((attempt.id, attempt.round))
         for holder in self.world.hosts:
-            if holder.node != attempt.node or holder.machine is None or (holder is not host and holder.node == host.node):
+            if (
+                holder.node != attempt.node
+                or holder.machine is None
+                or (holder is not host and holder.node == host.node)
+            ):
                 continue  # a copy of a state directory believes that its former life is over
             held = holder.machine.worker.held.get(attempt.id)
             if held is None or held.attempt.ended or held.attempt.round > attempt.round:
@@ -286,7 +299,11 @@ class Watcher:
                 self.fail(f"{host.name} shows {task} as {state.state} before that is on its disk")
 
     def _on_drained(self, host: Host, machine: Machine) -> None:
-        if machine.worker.busy and machine._drain_until is not None and host.local(self.world.now) < machine._drain_until:
+        if (
+            machine.worker.busy
+            and machine._drain_until is not None
+            and host.local(self.world.now) < machine._drain_until
+        ):
             self.fail(f"{host.name} says it is drained while it runs {machine.worker.busy}")
 
     # -- who leads --------------------------------------------------------------------------------------------------
@@ -301,7 +318,9 @@ class Watcher:
         self.following[host.life] = (claim, since if same else self.world.now)
         if claim.leader == host.node and not same:
             if self.world.calm_for > SETTLED and self.last_leader and host.node > self.last_leader:
-                self.fail(f"{host.name} takes over from {self.last_leader}, undisturbed for {self.world.calm_for:.0f} s")
+                self.fail(
+                    f"{host.name} takes over from {self.last_leader}, undisturbed for {self.world.calm_for:.0f} s"
+                )
             self.last_leader = host.node
         self.world.note(f"{host.name} {'leads' if claim.leader == host.node else 'follows'} {claim.leader} {claim}")
 

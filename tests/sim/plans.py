@@ -95,7 +95,11 @@ def plan_of(seed: int) -> Plan:
 
 
 def _hosts(rng: random.Random) -> tuple[HostPlan, ...]:
-    roles = ["auto", "auto", *rng.choices(("auto", "worker", "leader", "observer"), (6, 3, 1, 1), k=rng.choice((2, 2, 3, 4)))]
+    roles = [
+        "auto",
+        "auto",
+        *rng.choices(("auto", "worker", "leader", "observer"), (6, 3, 1, 1), k=rng.choice((2, 2, 3, 4))),
+    ]
     rng.shuffle(roles)
     hosts = []
     for index, role in enumerate(roles):
@@ -125,7 +129,9 @@ def _jobs(rng: random.Random, hosts: tuple[HostPlan, ...]) -> tuple[JobPlan, ...
         left -= size
         name = f"job{len(jobs)}"
         behaviour = Behaviour(
-            rng.choice((0.002, 0.02, 0.3, 1.0, 3.0)), rng.choice((0.0, 0.05, 0.05, 0.4)), rng.choice(("ValueError", "exit 3"))
+            rng.choice((0.002, 0.02, 0.3, 1.0, 3.0)),
+            rng.choice((0.0, 0.05, 0.05, 0.4)),
+            rng.choice(("ValueError", "exit 3")),
         )
         shape = Shape(
             (_need(rng),),

@@ -1,0 +1,149 @@
+"""A kept list of one-line breakages, each of which the default worlds must catch.
+
+A rule that can be broken without a world noticing is a rule that nothing tests. A mutation is applied to the text of
+one module while a fresh interpreter imports it: ``python -m tests.sim.mutations NAME`` plays the default seeds from 0
+under it, and exits with 0 once a world fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import CodeType, ModuleType
+from typing import NamedTuple
+
+WORLDS = 60  # within which each must be caught
+
+
+class Mutation(NamedTuple):
+    """``old`` stands in the module's source exactly once, and becomes ``new``."""
+
+    name: str
+    module: str
+    old: str
+    new: str
+
+
+MUTATIONS = (
+    # Claims: who is obeyed.
+    Mutation("a lower term wins", "mesh.core.ids", "self.established, self.term,", "self.established, -self.term,"),
+    Mutation("provisional claims rank with established ones", "mesh.core.ids", "(self.established, self.term", "(True, self.term"),
+    Mutation("a claim is used before it is synced", "mesh.core.election", "self.out.when_durable(use)", "use()"),
+    Mutation("terms of a former life are forgotten", "mesh.core.election", "max(self.claim.term, self.out.ledger.claim.term)", "self.claim.term"),
+    Mutation("incumbents are overtaken", "mesh.core.election", "if any(self._follows_another(peer, now) for peer in answering):", "if False:"),
+    Mutation("a leader that others hear is replaced", "mesh.core.election", "if beat.leader_heard and beat.claim != NO_CLAIM:", "if False:"),
+    Mutation("the higher id judges as well", "mesh.core.election", " or other < self.me.node:", ":"),
+    Mutation("who was judged to go does not", "mesh.core.election", "elif verdict.yields == self.me.node:", "elif False:"),
+    Mutation("nobody settles", "mesh.core.election", "if now - self.since < steady or", "if"),
+    Mutation("lost leaderships are not counted", "mesh.core.election", "self.losses += 1", "self.losses += 0"),
+    Mutation("any id may ask for the leadership", "mesh.core.election", "self.role != FOLLOWING or self.me.node > leader or", "self.role != FOLLOWING or"),
+    Mutation("a slept leader still leads", "mesh.core.election", "self.claim = self.claim._replace(established=False)", "pass"),
+    Mutation("a broken journal leads on", "mesh.core.machine", "self.election.abdicate(self.election.journal_trouble, now)\n\n", "pass\n\n"),
+    # Who is there.
+    Mutation("alive in one direction", "mesh.core.members", "now - peer.heard < window and now - peer.acked < window", "now - peer.heard < window"),
+    Mutation("a timed out dial means gone", "mesh.core.members", "if gone and peer is not None", "if peer is not None"),
+    Mutation("heartbeats of a former life count", "mesh.core.members", "beat.life != peer.life or beat.seq", "beat.seq"),
+    Mutation("who slept blames the others", "mesh.core.machine", "self.members.forgive(now)", "pass"),
+    Mutation("doubles are welcome", "mesh.core.machine", "or self._judge_double(mine, hello, event.dialed, now)", ""),
+    # Merging.
+    Mutation("the first word on an attempt stays", "mesh.core.ledger", "if known is not None and attempt <= known:", "if known is not None:"),
+    Mutation("the last word on an attempt wins", "mesh.core.ledger", "if known is not None and attempt <= known:", "if attempt == known:"),
+    Mutation("a cancellation is overwritten", "mesh.core.ledger", "max(state.cancelled, run.cancelled)", "run.cancelled"),
+    Mutation("lost attempts stay open", "mesh.core.ledger", "if not a.ended and a.phase != LOST]", "if not a.ended]"),
+    Mutation("records are not journaled", "mesh.core.outbox", "self._records.append(record)", "len(self._records)"),
+    Mutation("transfers stop after a slice", "mesh.core.puller", "if pulled.end:", "if True:"),
+    Mutation("a cursor outlives its journal", "mesh.core.puller", "if life == self._life(node) else", "if life else"),
+    # Promises wait for the disk.
+    Mutation("nothing waits for the disk", "mesh.core.outbox", "if not self.durable:", "if False:"),
+    Mutation("answers do not wait for the disk", "mesh.core.leader", "self.out.when_durable(answer)", "self.out.do(answer)"),
+    Mutation("acknowledged before it is on disk", "mesh.core.leader", "self.out.when_durable(lambda: self.out.send(sender, answer))", "self.out.send(sender, answer)"),
+    Mutation("results are reported before they are on disk", "mesh.core.worker", "if ended and leader != self.me.node:", "if False:"),
+    Mutation("endings are shown before they are on disk", "mesh.core.tasks", "self.out.when_durable(TasksChanged(tasks))", "self.out.do(TasksChanged(tasks))"),
+    # Orders: fence, numbering, repetition.
+    Mutation("orders under another claim are obeyed", "mesh.core.worker", "if orders.claim != self.claim:", "if False:"),
+    Mutation("orders of another session are obeyed", "mesh.core.worker", "if orders.session != self.session:", "if False:"),
+    Mutation("a gap in the orders goes unnoticed", "mesh.core.worker", "if orders.seq != self.applied + 1:", "if orders.seq <= self.applied:"),
+    Mutation("orders are not repeated", "mesh.core.session", "if self._unapplied and now - self._sent_at >= params.resend_after:", "if False:"),
+    Mutation("results are not reported again", "mesh.core.worker", "if now - sent < self.params.resend_after * patience:", "if True:"),
+    Mutation("a declaration is not repeated", "mesh.core.worker", "self._declared_at is not None and now >= self._declared_at + self._patience", "False"),
+    Mutation("a declaration does not refute", "mesh.core.worker", "round=held.attempt.round + 1", "round=held.attempt.round"),
+    Mutation("any slice completes a declaration", "mesh.core.session", "len(self._slices) == report.slices", "True"),
+    Mutation("an idle worker is silent", "mesh.core.worker", "now >= self._refresh_at:", "False:"),
+    # Leases and losses.
+    Mutation("granted again before it is lost", "mesh.core.leader", "max(heard + self.params.lost_after, now)", "now"),
+    Mutation("lost at once after a takeover", "mesh.core.leader", "self._lost_at.setdefault(attempt.node, now + self.params.lost_after)", "self._lost_at.setdefault(attempt.node, now)"),
+    Mutation("what is not declared stays open", "mesh.core.leader", "if attempt.id not in declared and attempt.id not in session.open:", "if False:"),
+    Mutation("grants are not recorded", "mesh.core.leader", "self.out.record(Attempt(task.id, name,", "self.ledger.join(Attempt(task.id, name,"),
+    Mutation("a provisional leader grants everything", "mesh.core.leader", "(self.claim.established or not self._known_others())", "True"),
+    Mutation("a new leader reads nobody's journal", "mesh.core.leader", 'if self.claim.established and peer.role in ("auto", "leader"):', "if False:"),
+    Mutation("what is not known is denied", "mesh.core.leader", 'if self.phase != OPEN:\n            return "the leader', 'if self.phase == OPEN:\n            return ""\n        else:\n            return "the leader'),
+    # Tasks.
+    Mutation("released attempts count as failures", "mesh.core.tasks", "a.ended and a.phase == FAILED and a.run == state.run]\n        retries", "a.ended and a.phase <= FAILED and a.run == state.run]\n        retries"),
+    Mutation("one retry too many", "mesh.core.tasks", "if len(failed) > retries.max:", "if len(failed) > retries.max + 1:"),
+    Mutation("one retry too few", "mesh.core.tasks", "if len(failed) > retries.max:", "if len(failed) >= retries.max:"),
+    Mutation("what never arrived counts as lost", "mesh.core.tasks", " and a.outcome.code != NOT_COUNTED", ""),
+    Mutation("results are accepted twice", "mesh.core.tasks", "if not state.acceptances and state.cancelled < state.run:", "if state.cancelled < state.run:"),
+    Mutation("a cancelled task is accepted", "mesh.core.tasks", "if not state.acceptances and state.cancelled < state.run:", "if not state.acceptances:"),
+    Mutation("successes of others are not accepted", "mesh.core.tasks", "for task in tasks:\n            self.consider(task, now)\n\n", "pass\n\n"),
+    Mutation("failed tasks are tried again at once", "mesh.core.tasks", "if at is None:\n            self.ready.push(", "if True:\n            self.ready.push("),
+    Mutation("a pause is not obeyed", "mesh.core.tasks", "self.ready.pause(job, paused)", "pass"),
+)  # fmt: skip
+
+
+class _Loader(SourceFileLoader):
+    def __init__(self, mutation: Mutation, path: str) -> None:
+        super().__init__(mutation.module, path)
+        self.mutation = mutation
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Of the changed text, past any bytecode that is cached."""
+        text = self.get_source(fullname) or ""
+        found = text.count(self.mutation.old)
+        if found != 1:
+            raise ImportError(
+                f"{self.mutation.name}: {self.mutation.old!r} stands {found} times in {fullname}, not once"
+            )
+        return compile(text.replace(self.mutation.old, self.mutation.new), self.path, "exec", dont_inherit=True)
+
+
+class _Finder(MetaPathFinder):
+    def __init__(self, mutation: Mutation) -> None:
+        self.mutation = mutation
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, path) if fullname == self.mutation.module else None
+        if spec is not None and spec.origin is not None:
+            spec.loader = _Loader(self.mutation, spec.origin)
+        return spec
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.sim.mutations", description=__doc__)
+    parser.add_argument("name", choices=[mutation.name for mutation in MUTATIONS])
+    parser.add_argument("--worlds", type=int, default=WORLDS)
+    options = parser.parse_args()
+    mutation = next(mutation for mutation in MUTATIONS if mutation.name == options.name)
+    if any(name.startswith("mesh.core") for name in sys.modules):
+        raise SystemExit("the core was imported before it could be changed")
+    sys.meta_path.insert(0, _Finder(mutation))
+    from tests.sim.run import build, play
+
+    for seed in range(options.worlds):
+        try:
+            violations = play(build(seed)).violations
+        except Exception as error:  # noqa: BLE001 - a core that breaks was caught as well
+            violations = (f"{type(error).__name__}: {error}",)
+        if violations:
+            print(f"caught in seed {seed}: {violations[0]}")
+            return 0
+    print(f"not caught in {options.worlds} worlds")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
