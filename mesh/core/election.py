@@ -223,7 +223,10 @@ class Election:
 
     def tick(self, now: float) -> None:
         if self.role == LEADING:
-            if not self.claim.established and self._pending is None:
+            why = self.why_not_eligible()
+            if why:
+                self.abdicate(why, now)
+            elif not self.claim.established and self._pending is None:
                 self._establish(now)
             return
         if self._pending is not None:
@@ -240,8 +243,9 @@ class Election:
 
     def deadline(self, now: float) -> float | None:
         if self.role == LEADING:
-            waiting = self.claim.established or self._pending is not None
-            return None if waiting else self.since + self.params.provisional
+            waiting = self.claim.established or self._pending is not None or self.why_not_eligible()
+            soon, late = self.since + self.params.takeover_grace, self.since + self.params.provisional
+            return None if waiting else soon if now < soon else late
         if self.defer_until > now:
             return self.defer_until
         return self.members.next_change([self.claim.leader], now)
@@ -251,8 +255,10 @@ class Election:
         if any(self._follows_another(peer, now) for peer in answering):
             self.since = now  # there is an incumbent; it has to be found, not overtaken
             return
+        # The first that answers may be the one that knows least: others that were asked may answer too, for a moment.
+        soon = now - self.since >= self.params.takeover_grace or not self.members.unanswered()
         rival = any(peer.node < self.me.node and self._leads(peer) is not None for peer in answering)
-        if (answering and not rival) or now - self.since >= self.params.provisional:
+        if (answering and not rival and soon) or now - self.since >= self.params.provisional:
             self._claim(True, now)
 
     def _follows_another(self, peer: Peer, now: float) -> bool:

@@ -68,6 +68,8 @@ class Leader:
         first, self._opened = self.phase == CLOSED, now
         was_provisional = not self.claim.established
         self.claim = self.tasks.claim = claim
+        for node in self.sessions:
+            self._lost_at.setdefault(node, now + self.params.lost_after)
         self.sessions.clear()  # workers declare again to every claim
         self.accounts.clear()
         self.loads = Loads()
@@ -115,6 +117,8 @@ class Leader:
 
     def on_resumed(self, now: float) -> None:
         self._hold_until = max(self._hold_until, now + self.params.resume_wait)
+        for node, at in self._lost_at.items():
+            self._lost_at[node] = max(at, now + self.params.lost_after)  # it was we who heard nothing
 
     def _known_others(self) -> bool:
         return bool(self.members.peers)

@@ -285,7 +285,6 @@ class Machine:
         self.leader.trouble = self.election.journal_trouble
         if event.reason:
             self.out.note("error", "journal_failed", reason=event.reason)
-            self.election.abdicate(self.election.journal_trouble, now)
 
     def _on_successor_synced(self, event: SuccessorSynced, now: float) -> None:
         self.out.copies[event.node] = max(event.position, self.out.copies.get(event.node, 0))
@@ -297,13 +296,17 @@ class Machine:
         self._drain_until = now + event.grace
         self.election.draining = True
         self.worker.on_drain(now)
-        self.election.abdicate("draining", now)
 
     # -- after each event -------------------------------------------------------------------------------------------
 
     def _settle(self, now: float) -> None:
         """Let every part react until nothing is left to say to ourselves."""
         self.now = now
+        if self._unsynced_since is not None and now - self._unsynced_since >= self.params.slow_sync:
+            self._unsynced_since = now
+            self.election.journal_trouble = (
+                self.election.journal_trouble or f"{_SLOW} for {self.params.slow_sync:.0f} s"
+            )
         self.election.tick(now)
         self.puller.tick(now)
         self._tell_parts(now)
@@ -315,12 +318,6 @@ class Machine:
             while self.out.local:
                 self._deliver(self.me.node, self.out.local.popleft(), now)
             self._tell_parts(now)
-        if self._unsynced_since is not None and now - self._unsynced_since >= self.params.slow_sync:
-            if not self.election.journal_trouble:
-                self.election.journal_trouble = f"{_SLOW} for {self.params.slow_sync:.0f} s"
-                self.election.abdicate(self.election.journal_trouble, now)
-                self._tell_parts(now)
-            self._unsynced_since = now
         if self._drain_until is not None:
             self._drain(now)
         self.members.dial(now, self._wanted(now))

@@ -251,6 +251,12 @@ class Members:
     def known(self) -> list[Peer]:
         return [self.peers[node] for node in sorted(self.peers)]
 
+    def unanswered(self) -> bool:
+        """Whether somebody was asked who may still answer: it is being dialled, or linked and not heard."""
+        if any(peer.links and peer.heartbeat is None for peer in self.peers.values()):
+            return True
+        return any(contact.dialing and self._unlinked(contact) for contact in self.contacts.values())
+
     def living(self, now: float) -> Iterator[Peer]:
         return (peer for peer in self.known() if self.alive(peer, now))
 

@@ -1,4 +1,4 @@
-"""Clients: they call whatever node they find, again until it is answered, at times twice, and remember what they were told.
+"""Clients: they call whatever node they find, again until it is answered, at times twice, and remember the answers.
 
 What was acknowledged and shown here is what a person may rely on.
 """
@@ -33,6 +33,7 @@ class Request:
 class Call:
     def __init__(self, request: Request) -> None:
         self.request = request
+        self.tasks: tuple[TaskId, ...] = ()  # that it submits
         self.position = 0  # of the journal, when the machine had taken the call
 
 
@@ -44,6 +45,7 @@ class Clients:
         self.acknowledged: dict[TaskId, set[str]] = {}  # and the lives that did
         self.cancelled: dict[TaskId, int] = {}  # and how many cancellations were acknowledged
         self.retried: set[TaskId] = set()
+        self.paused: list[JobId] = []
         self.submitted: dict[str, set[JobId]] = {}  # to each life
         self.shown: dict[TaskId, set[str]] = {}  # digests of accepted results that a client was told
         self.open = 0
@@ -74,6 +76,18 @@ class Clients:
 
         return done
 
+    def ask_again(self) -> None:
+        """A submission repeated is the same submission, and the same id with other contents is refused."""
+        for task in list(self.tasks.values())[::10]:
+            job = self.jobs[task.job]
+            self.ask(lambda call, job=job, task=task: ev.Submitted(call, job, (task,)), self._submitted((task,)))  # type: ignore[misc]
+            other = task._replace(digest="other")
+            self.ask(lambda call, job=job, other=other: ev.Submitted(call, job, (other,)), self._refused)  # type: ignore[misc]
+
+    def _refused(self, answer: do.Answer, host: Host) -> None:
+        if answer.error != "Conflict":
+            self.world.violate(f"{host.name} took a known id with other contents: {answer}")
+
     def cancel(self, target: JobId | TaskId, tasks: Sequence[TaskId]) -> None:
         for task in tasks:
             self.cancelled.setdefault(task, 0)
@@ -97,12 +111,18 @@ class Clients:
 
         def paused(answer: do.Answer, host: Host) -> None:
             self._known(answer, host, tasks)
-            self.world.after(seconds, self.ask, resume, lambda a, h: self._known(a, h, tasks))
-
-        def resume(call: int) -> ev.Event:
-            return ev.PauseAsked(call, job, False)
+            self.paused.append(job)
+            self.world.after(seconds, self._resume, job)
 
         self.ask(lambda call: ev.PauseAsked(call, job, True), paused)
+
+    def _resume(self, job: JobId) -> None:
+        self.ask(lambda call: ev.PauseAsked(call, job, False), lambda a, h: self._known(a, h, ()))
+
+    def resume_all(self) -> None:
+        """Where one leader paused and another, who did not know, resumed, either may win: people look again."""
+        for job in self.paused:
+            self._resume(job)
 
     def _known(self, answer: do.Answer, host: Host, tasks: Sequence[TaskId]) -> None:
         """A leader may deny what it never heard of, but not what a member that it knows has acknowledged."""
@@ -151,6 +171,7 @@ class Clients:
         event = request.build(number)
         if type(event) is ev.Submitted:
             self.submitted.setdefault(host.life, set()).add(event.job.id)
+            call.tasks = tuple(task.id for task in event.tasks)
         self.world.feed(host, event)
         call.position = machine.out.position
 
@@ -163,7 +184,8 @@ class Clients:
             return
         if not answer.error:
             assert host.machine is not None
-            if len(host.disk.records) < call.position:
+            missing = [task for task in call.tasks if ("task", task) not in host.disk.known]
+            if missing or len(host.disk.records) < call.position:
                 self.world.violate(f"{host.name} acknowledged call {answer.call} before it was on its disk")
         if not call.request.answered:
             call.request.answered = True

@@ -62,11 +62,12 @@ class Disk:
         end = last >= len(self.records)
         self.world.net.send(self.host, pull.to, Pulled(pull.session, self.journal, last, end, records))
 
-    def troubled_until(self) -> float:
-        return max(self.stuck_until, self.failing_until)
+    def well_for(self) -> float:
+        """Seconds since it last failed or was stuck; negative while it is."""
+        return self.world.now - max(self.stuck_until, self.failing_until)
 
     def _troubled(self) -> bool:
-        return self.world.now < self.troubled_until()
+        return self.well_for() < 0
 
     def _write(self) -> None:
         self._writing, self._queue = self._queue, []

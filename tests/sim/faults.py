@@ -65,6 +65,12 @@ class Faults:
 
         self.world.after_step.append(watch)
 
+    def restart_apart(self) -> None:
+        """It comes back where it reaches nobody."""
+        host = self._leader()
+        self.cut({host.index}, set(range(len(self.world.hosts))) - {host.index}, self.rng.choice((8.0, 20.0)))
+        self.world.after(1.0, self.down, host, 0.5)
+
     def flap(self) -> None:
         host = self._some()
         for turn in range(4):
@@ -167,15 +173,15 @@ class Faults:
 
     def stuck_disk(self) -> None:
         host, lasts = self._leader(), self._lasts()
-        self.world.disturb(f"the disk of {host.name} is stuck for {lasts:.1f} s")
+        self.world.disturb(f"the disk of {host.name} is stuck for {lasts:.1f} s", host)
         host.disk.stuck_until = self.world.now + lasts
-        self.world.after(lasts, self.world.disturb, f"the disk of {host.name} works again")
+        self.world.after(lasts, self.world.disturb, f"the disk of {host.name} works again", host)
 
     def failing_disk(self) -> None:
         host, lasts = self._leader(), self._lasts()
-        self.world.disturb(f"the disk of {host.name} fails for {lasts:.1f} s")
+        self.world.disturb(f"the disk of {host.name} fails for {lasts:.1f} s", host)
         host.disk.failing_until = self.world.now + lasts
-        self.world.after(lasts + 0.5, self.world.disturb, f"the disk of {host.name} works again")
+        self.world.after(lasts + 0.5, self.world.disturb, f"the disk of {host.name} works again", host)
 
     def slow_disk(self) -> None:
         host, lasts = self._leader(), self._lasts()
@@ -216,6 +222,7 @@ KINDS: tuple[tuple[Callable[[Faults], None], int], ...] = (
     (Faults.crash, 3),
     (Faults.lose_power, 2),
     (Faults.crash_unsynced, 2),
+    (Faults.restart_apart, 1),
     (Faults.flap, 1),
     (Faults.sleep, 2),
     (Faults.freeze, 2),

@@ -15,7 +15,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 from typing import NamedTuple
 
-WORLDS = 60  # within which each must be caught
+WORLDS = 160  # within which each must be caught
 
 
 class Mutation(NamedTuple):
@@ -25,72 +25,240 @@ class Mutation(NamedTuple):
     module: str
     old: str
     new: str
+    seed: int = 0  # of a world that showed it: tried first
 
 
 MUTATIONS = (
     # Claims: who is obeyed.
     Mutation("a lower term wins", "mesh.core.ids", "self.established, self.term,", "self.established, -self.term,"),
-    Mutation("provisional claims rank with established ones", "mesh.core.ids", "(self.established, self.term", "(True, self.term"),
+    Mutation(
+        "provisional claims rank with established ones",
+        "mesh.core.ids",
+        "(self.established, self.term",
+        "(True, self.term",
+    ),
     Mutation("a claim is used before it is synced", "mesh.core.election", "self.out.when_durable(use)", "use()"),
-    Mutation("terms of a former life are forgotten", "mesh.core.election", "max(self.claim.term, self.out.ledger.claim.term)", "self.claim.term"),
-    Mutation("incumbents are overtaken", "mesh.core.election", "if any(self._follows_another(peer, now) for peer in answering):", "if False:"),
-    Mutation("a leader that others hear is replaced", "mesh.core.election", "if beat.leader_heard and beat.claim != NO_CLAIM:", "if False:"),
-    Mutation("the higher id judges as well", "mesh.core.election", " or other < self.me.node:", ":"),
-    Mutation("who was judged to go does not", "mesh.core.election", "elif verdict.yields == self.me.node:", "elif False:"),
-    Mutation("nobody settles", "mesh.core.election", "if now - self.since < steady or", "if"),
-    Mutation("lost leaderships are not counted", "mesh.core.election", "self.losses += 1", "self.losses += 0"),
-    Mutation("any id may ask for the leadership", "mesh.core.election", "self.role != FOLLOWING or self.me.node > leader or", "self.role != FOLLOWING or"),
-    Mutation("a slept leader still leads", "mesh.core.election", "self.claim = self.claim._replace(established=False)", "pass"),
-    Mutation("a broken journal leads on", "mesh.core.machine", "self.election.abdicate(self.election.journal_trouble, now)\n\n", "pass\n\n"),
+    Mutation(
+        "terms of a former life are forgotten",
+        "mesh.core.election",
+        "max(self.claim.term, self.out.ledger.claim.term)",
+        "self.claim.term",
+    ),
+    Mutation(
+        "incumbents are overtaken",
+        "mesh.core.election",
+        "if any(self._follows_another(peer, now) for peer in answering):",
+        "if False:",
+    ),
+    Mutation(
+        "a leader that others hear is replaced",
+        "mesh.core.election",
+        "if beat.leader_heard and beat.claim != NO_CLAIM:",
+        "if False:",
+    ),
+    Mutation("the higher id judges as well", "mesh.core.election", " or other < self.me.node:", ":", 61),
+    Mutation(
+        "who was judged to go does not", "mesh.core.election", "elif verdict.yields == self.me.node:", "elif False:", 6
+    ),
+    Mutation("nobody settles", "mesh.core.election", "if now - self.since < steady or", "if", 1),
+    Mutation("lost leaderships are not counted", "mesh.core.election", "self.losses += 1", "self.losses += 0", 1),
+    Mutation(
+        "a slept leader still leads",
+        "mesh.core.election",
+        "self.claim = self.claim._replace(established=False)",
+        "pass",
+        4,
+    ),
+    Mutation("a broken journal leads on", "mesh.core.election", "self.abdicate(why, now)", "pass"),
     # Who is there.
-    Mutation("alive in one direction", "mesh.core.members", "now - peer.heard < window and now - peer.acked < window", "now - peer.heard < window"),
-    Mutation("a timed out dial means gone", "mesh.core.members", "if gone and peer is not None", "if peer is not None"),
-    Mutation("heartbeats of a former life count", "mesh.core.members", "beat.life != peer.life or beat.seq", "beat.seq"),
-    Mutation("who slept blames the others", "mesh.core.machine", "self.members.forgive(now)", "pass"),
-    Mutation("doubles are welcome", "mesh.core.machine", "or self._judge_double(mine, hello, event.dialed, now)", ""),
+    Mutation(
+        "alive in one direction",
+        "mesh.core.members",
+        "now - peer.heard < window and now - peer.acked < window",
+        "now - peer.heard < window",
+        1,
+    ),
+    Mutation(
+        "a timed out dial means gone", "mesh.core.members", "if gone and peer is not None", "if peer is not None", 3
+    ),
+    Mutation("heartbeats of a former life count", "mesh.core.members", "beat.life != peer.life or (beat", "(beat"),
+    Mutation("who slept blames the others", "mesh.core.machine", "self.members.forgive(now)", "pass", 51),
+    Mutation(
+        "doubles are welcome", "mesh.core.machine", "or self._judge_double(mine, hello, event.dialed, now)", "", 39
+    ),
     # Merging.
-    Mutation("the first word on an attempt stays", "mesh.core.ledger", "if known is not None and attempt <= known:", "if known is not None:"),
-    Mutation("the last word on an attempt wins", "mesh.core.ledger", "if known is not None and attempt <= known:", "if attempt == known:"),
-    Mutation("a cancellation is overwritten", "mesh.core.ledger", "max(state.cancelled, run.cancelled)", "run.cancelled"),
-    Mutation("lost attempts stay open", "mesh.core.ledger", "if not a.ended and a.phase != LOST]", "if not a.ended]"),
+    Mutation(
+        "the first word on an attempt stays",
+        "mesh.core.ledger",
+        "if known is not None and attempt <= known:",
+        "if known is not None:",
+    ),
+    Mutation(
+        "the last word on an attempt wins",
+        "mesh.core.ledger",
+        "if known is not None and attempt <= known:",
+        "if attempt == known:",
+    ),
+    Mutation(
+        "a cancellation is overwritten", "mesh.core.ledger", "max(state.cancelled, run.cancelled)", "run.cancelled", 51
+    ),
+    Mutation(
+        "lost attempts stay open", "mesh.core.ledger", "if not a.ended and a.phase != LOST]", "if not a.ended]", 2
+    ),
     Mutation("records are not journaled", "mesh.core.outbox", "self._records.append(record)", "len(self._records)"),
     Mutation("transfers stop after a slice", "mesh.core.puller", "if pulled.end:", "if True:"),
-    Mutation("a cursor outlives its journal", "mesh.core.puller", "if life == self._life(node) else", "if life else"),
+    Mutation(
+        "a cursor outlives its journal", "mesh.core.puller", "if life == self._life(node) else", "if life else", 9
+    ),
     # Promises wait for the disk.
     Mutation("nothing waits for the disk", "mesh.core.outbox", "if not self.durable:", "if False:"),
-    Mutation("answers do not wait for the disk", "mesh.core.leader", "self.out.when_durable(answer)", "self.out.do(answer)"),
-    Mutation("acknowledged before it is on disk", "mesh.core.leader", "self.out.when_durable(lambda: self.out.send(sender, answer))", "self.out.send(sender, answer)"),
-    Mutation("results are reported before they are on disk", "mesh.core.worker", "if ended and leader != self.me.node:", "if False:"),
-    Mutation("endings are shown before they are on disk", "mesh.core.tasks", "self.out.when_durable(TasksChanged(tasks))", "self.out.do(TasksChanged(tasks))"),
+    Mutation(
+        "answers do not wait for the disk", "mesh.core.leader", "self.out.when_durable(answer)", "self.out.do(answer)"
+    ),
+    Mutation(
+        "acknowledged before it is on disk",
+        "mesh.core.leader",
+        "self.out.when_durable(lambda: self.out.send(sender, answer))",
+        "self.out.send(sender, answer)",
+    ),
+    Mutation(
+        "results are reported before they are on disk",
+        "mesh.core.worker",
+        "if ended and leader != self.me.node:",
+        "if False:",
+    ),
+    Mutation(
+        "endings are shown before they are on disk",
+        "mesh.core.tasks",
+        "self.out.when_durable(TasksChanged(tasks))",
+        "self.out.do(TasksChanged(tasks))",
+    ),
     # Orders: fence, numbering, repetition.
-    Mutation("orders under another claim are obeyed", "mesh.core.worker", "if orders.claim != self.claim:", "if False:"),
-    Mutation("orders of another session are obeyed", "mesh.core.worker", "if orders.session != self.session:", "if False:"),
-    Mutation("a gap in the orders goes unnoticed", "mesh.core.worker", "if orders.seq != self.applied + 1:", "if orders.seq <= self.applied:"),
-    Mutation("orders are not repeated", "mesh.core.session", "if self._unapplied and now - self._sent_at >= params.resend_after:", "if False:"),
-    Mutation("results are not reported again", "mesh.core.worker", "if now - sent < self.params.resend_after * patience:", "if True:"),
-    Mutation("a declaration is not repeated", "mesh.core.worker", "self._declared_at is not None and now >= self._declared_at + self._patience", "False"),
-    Mutation("a declaration does not refute", "mesh.core.worker", "round=held.attempt.round + 1", "round=held.attempt.round"),
-    Mutation("any slice completes a declaration", "mesh.core.session", "len(self._slices) == report.slices", "True"),
+    Mutation(
+        "orders under another claim are obeyed", "mesh.core.worker", "if orders.claim != self.claim:", "if False:", 12
+    ),
+    Mutation(
+        "orders of another session are obeyed",
+        "mesh.core.worker",
+        "if orders.session != self.session:",
+        "if False:",
+        51,
+    ),
+    Mutation(
+        "a gap in the orders goes unnoticed",
+        "mesh.core.worker",
+        "if orders.seq != self.applied + 1:",
+        "if orders.seq <= self.applied:",
+    ),
+    Mutation(
+        "orders are not repeated",
+        "mesh.core.session",
+        "if self._unapplied and now - self._sent_at >= params.resend_after:",
+        "if False:",
+    ),
+    Mutation(
+        "results are not reported again",
+        "mesh.core.worker",
+        "if now - sent < self.params.resend_after * patience:",
+        "if True:",
+    ),
+    Mutation(
+        "a declaration is not repeated",
+        "mesh.core.worker",
+        "self._declared_at is not None and now >= self._declared_at + self._patience",
+        "False",
+        1,
+    ),
+    Mutation(
+        "a declaration does not refute",
+        "mesh.core.worker",
+        "round=held.attempt.round + 1",
+        "round=held.attempt.round",
+        51,
+    ),
+    Mutation(
+        "any slice completes a declaration", "mesh.core.session", "len(self._slices) == report.slices", "True", 25
+    ),
     Mutation("an idle worker is silent", "mesh.core.worker", "now >= self._refresh_at:", "False:"),
     # Leases and losses.
-    Mutation("granted again before it is lost", "mesh.core.leader", "max(heard + self.params.lost_after, now)", "now"),
-    Mutation("lost at once after a takeover", "mesh.core.leader", "self._lost_at.setdefault(attempt.node, now + self.params.lost_after)", "self._lost_at.setdefault(attempt.node, now)"),
-    Mutation("what is not declared stays open", "mesh.core.leader", "if attempt.id not in declared and attempt.id not in session.open:", "if False:"),
-    Mutation("grants are not recorded", "mesh.core.leader", "self.out.record(Attempt(task.id, name,", "self.ledger.join(Attempt(task.id, name,"),
-    Mutation("a provisional leader grants everything", "mesh.core.leader", "(self.claim.established or not self._known_others())", "True"),
-    Mutation("a new leader reads nobody's journal", "mesh.core.leader", 'if self.claim.established and peer.role in ("auto", "leader"):', "if False:"),
-    Mutation("what is not known is denied", "mesh.core.leader", 'if self.phase != OPEN:\n            return "the leader', 'if self.phase == OPEN:\n            return ""\n        else:\n            return "the leader'),
+    Mutation(
+        "granted again before it is lost", "mesh.core.leader", "max(heard + self.params.lost_after, now)", "now", 2
+    ),
+    Mutation(
+        "lost at once after a takeover", "mesh.core.leader", "now if gone else now + self.params.lost_after", "now"
+    ),
+    Mutation(
+        "what is not declared stays open",
+        "mesh.core.leader",
+        "if attempt.id not in declared and attempt.id not in session.open:",
+        "if False:",
+    ),
+    Mutation(
+        "grants are not recorded",
+        "mesh.core.leader",
+        "self.out.record(Attempt(task.id, name,",
+        "self.ledger.join(Attempt(task.id, name,",
+    ),
+    Mutation(
+        "a provisional leader grants everything",
+        "mesh.core.leader",
+        "(self.claim.established or not self._known_others())",
+        "True",
+    ),
+    Mutation(
+        "a new leader reads nobody's journal",
+        "mesh.core.leader",
+        'if self.claim.established and peer.role in ("auto", "leader"):',
+        "if False:",
+    ),
+    Mutation(
+        "what is not known is denied",
+        "mesh.core.leader",
+        'if self.phase != OPEN:\n            return "the leader',
+        'if self.phase == OPEN:\n            return ""\n        else:\n            return "the leader',
+        7,
+    ),
     # Tasks.
-    Mutation("released attempts count as failures", "mesh.core.tasks", "a.ended and a.phase == FAILED and a.run == state.run]\n        retries", "a.ended and a.phase <= FAILED and a.run == state.run]\n        retries"),
-    Mutation("one retry too many", "mesh.core.tasks", "if len(failed) > retries.max:", "if len(failed) > retries.max + 1:"),
+    Mutation(
+        "released attempts count as failures",
+        "mesh.core.tasks",
+        "a.ended and a.phase == FAILED and a.run == state.run]\n        retries",
+        "a.ended and a.phase <= FAILED and a.run == state.run]\n        retries",
+        3,
+    ),
+    Mutation(
+        "one retry too many", "mesh.core.tasks", "if len(failed) > retries.max:", "if len(failed) > retries.max + 1:"
+    ),
     Mutation("one retry too few", "mesh.core.tasks", "if len(failed) > retries.max:", "if len(failed) >= retries.max:"),
-    Mutation("what never arrived counts as lost", "mesh.core.tasks", " and a.outcome.code != NOT_COUNTED", ""),
-    Mutation("results are accepted twice", "mesh.core.tasks", "if not state.acceptances and state.cancelled < state.run:", "if state.cancelled < state.run:"),
-    Mutation("a cancelled task is accepted", "mesh.core.tasks", "if not state.acceptances and state.cancelled < state.run:", "if not state.acceptances:"),
-    Mutation("successes of others are not accepted", "mesh.core.tasks", "for task in tasks:\n            self.consider(task, now)\n\n", "pass\n\n"),
-    Mutation("failed tasks are tried again at once", "mesh.core.tasks", "if at is None:\n            self.ready.push(", "if True:\n            self.ready.push("),
-    Mutation("a pause is not obeyed", "mesh.core.tasks", "self.ready.pause(job, paused)", "pass"),
-)  # fmt: skip
+    Mutation("what never arrived counts as lost", "mesh.core.tasks", " and a.outcome.code != NOT_COUNTED", "", 4),
+    Mutation(
+        "results are accepted twice",
+        "mesh.core.tasks",
+        "if not state.acceptances and state.cancelled < state.run:",
+        "if state.cancelled < state.run:",
+        3,
+    ),
+    Mutation(
+        "a cancelled task is accepted",
+        "mesh.core.tasks",
+        "if not state.acceptances and state.cancelled < state.run:",
+        "if not state.acceptances:",
+        28,
+    ),
+    Mutation(
+        "successes of others are not accepted",
+        "mesh.core.tasks",
+        "for task in tasks:\n            self.consider(task, now)\n\n",
+        "pass\n\n",
+    ),
+    Mutation(
+        "failed tasks are tried again at once",
+        "mesh.core.tasks",
+        "if at is None:\n            self.ready.push(",
+        "if True:\n            self.ready.push(",
+    ),
+    Mutation("a pause is not obeyed", "mesh.core.tasks", "self.ready.pause(job, paused)", "pass", 10),
+)
 
 
 class _Loader(SourceFileLoader):
@@ -133,7 +301,7 @@ def main() -> int:
     sys.meta_path.insert(0, _Finder(mutation))
     from tests.sim.run import build, play
 
-    for seed in range(options.worlds):
+    for seed in dict.fromkeys((mutation.seed, *range(options.worlds))):
         try:
             violations = play(build(seed)).violations
         except Exception as error:  # noqa: BLE001 - a core that breaks was caught as well

@@ -16,7 +16,7 @@ class HostPlan:
     ulid: int
     role: str = "auto"
     rank: int = 50
-    offer: Offer = Offer(2, 2000, 8 * GIB, 8 * GIB)
+    offer: Offer = Offer(2, 2000, 8 * GIB, 8 * GIB)  # noqa: RUF009 - a tuple, never changed
     dirs: tuple[str, ...] = ("/data",)
     joins_at: float = 0.0
     drift: float = 0.002  # its clock's rate is wrong by up to this much
@@ -47,6 +47,7 @@ class Plan:
     fault_time: float = 40.0  # in which they begin
     settle: float = 10.0
     slice_records: int = 2000
+    max_lost: int = 3
     latency: tuple[float, float] = (0.0002, 0.003)
     ordered: bool = True
     discovery: bool = True
@@ -89,17 +90,15 @@ def plan_of(seed: int) -> Plan:
         faults=rng.randint(3, 6),
         settle=rng.choice((2.0, 2.0, 10.0)),
         slice_records=rng.choice((3, 2000, 2000)),
+        max_lost=rng.choice((1, 3, 3)),
         latency=rng.choice(((0.0002, 0.003), (0.0002, 0.003), (0.005, 0.04))),
         ordered=rng.random() < 0.6,
     )
 
 
 def _hosts(rng: random.Random) -> tuple[HostPlan, ...]:
-    roles = [
-        "auto",
-        "auto",
-        *rng.choices(("auto", "worker", "leader", "observer"), (6, 3, 1, 1), k=rng.choice((2, 2, 3, 4))),
-    ]
+    others = rng.choices(("auto", "worker", "leader", "observer"), (6, 3, 1, 1), k=rng.choice((2, 2, 3, 4)))
+    roles = ["auto", "auto", *others]
     rng.shuffle(roles)
     hosts = []
     for index, role in enumerate(roles):
@@ -128,11 +127,8 @@ def _jobs(rng: random.Random, hosts: tuple[HostPlan, ...]) -> tuple[JobPlan, ...
         size = min(left, rng.randint(3, 15))
         left -= size
         name = f"job{len(jobs)}"
-        behaviour = Behaviour(
-            rng.choice((0.002, 0.02, 0.3, 1.0, 3.0)),
-            rng.choice((0.0, 0.05, 0.05, 0.4)),
-            rng.choice(("ValueError", "exit 3")),
-        )
+        seconds = rng.choice((0.002, 0.02, 0.3, 1.0, 3.0, 12.0 if size < 8 else 3.0, 40.0 if size < 5 else 1.0))
+        behaviour = Behaviour(seconds, rng.choice((0.0, 0.05, 0.05, 0.4)), rng.choice(("ValueError", "exit 3")))
         shape = Shape(
             (_need(rng),),
             kind=name,

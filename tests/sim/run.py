@@ -48,12 +48,17 @@ def _play(world: World) -> None:
     if world.run_until(plan.fault_time + 45.0, wrong):
         return
     faults.calm()
+    world.after(30.0, world.clients.resume_all)
+    lowest = min((host for host in world.hosts if host.may_lead), key=lambda host: host.node)
     if not world.run_until(world.now + plan.limit, lambda: wrong() or not unsettled(world)):
         world.violate(f"never settled: {unsettled(world)}")
         return
     # Long enough for a lower id to ask for the leadership, and for what was thought over to come apart.
-    if world.run_until(world.now + plan.settle + 8.0, wrong):
+    losses = lowest.machine.election.losses if lowest.machine is not None else 0
+    steady = plan.settle * 2.0**losses
+    if world.run_until(world.now + min(steady, 30.0) + 8.0, wrong):
         return
+    world.clients.ask_again()
     if not world.run_until(world.now + 60.0, lambda: wrong() or not unsettled(world)):
         world.violate(f"settled, then came apart: {unsettled(world)}")
         return

@@ -27,7 +27,6 @@ class Runners:
         self.begun: dict[AttemptId, Host] = {}
         self.tries: dict[TaskId, int] = {}
         self.failed: dict[TaskId, set[AttemptId]] = {}  # the truth about failures
-        self.began: dict[TaskId, set[AttemptId]] = {}  # and about attempts that may have done something
         self._slots: dict[tuple[int, int], list[do.Assignment]] = {}
 
     def begin(self, host: Host, effect: do.BeginAttempts) -> None:
@@ -41,7 +40,6 @@ class Runners:
                 self.world.violate(f"{assignment.attempt} was begun twice: a double grant")
             self._check_alone(host, assignment)
             self.begun[assignment.attempt] = host
-            self.began.setdefault(assignment.task.id, set()).add(assignment.attempt)
         self._slots[key] = list(effect.assignments)
         self._check_room(host)
         self._next(host, host.machine, effect.slot)
@@ -66,9 +64,9 @@ class Runners:
         if any(share < 0 for share in free.values()):
             self.world.violate(f"{host.name} promised more of its cards than there is: {free}")
 
-    def attempts(self, host: Host) -> set[AttemptId]:
+    def tasks(self, host: Host) -> set[TaskId]:
         """What runs or waits in a slot there."""
-        return {a.attempt for (index, _), queue in self._slots.items() if index == host.index for a in queue}
+        return {a.task.id for (index, _), queue in self._slots.items() if index == host.index for a in queue}
 
     def kill(self, host: Host) -> None:
         """Nothing survives meshd."""

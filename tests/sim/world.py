@@ -29,6 +29,7 @@ from tests.sim.plans import HostPlan, Plan
 from tests.sim.runners import Runners
 
 MOST_STEPS = 100_000  # a default world takes about 5,000
+MOST_TICKS = 1_000  # in a row, each wanted at once; slices of a default world's work take about 30
 TICK = 1e-5  # a timer that is due at once fires this much later: no step takes no time
 FROZEN = 1.5  # the driver takes its own lateness for a suspend from here on (mesh.node.driver)
 UNIT = 1e6
@@ -57,8 +58,11 @@ class Host:
         self.power = True  # off: it answers nothing, not even that nobody listens
         self.asleep_since: float | None = None
         self.frozen = False  # asleep, but its clock runs on (a stopped process, a frozen virtual machine)
+        self.slept = 0.0  # in all
+        self.woke = 0.0  # when it last did
         self.missed: list[ev.Event] = []
         self.due: float | None = None  # the one timer
+        self.ticked, self.ticks = 0.0, 0  # when it last came, and how many came one after another
         self.links: dict[NodeId, list[End]] = {}
         self.dialling: set[str] = set()
         self.exited = ""  # why its process may not go on
@@ -84,12 +88,12 @@ class Host:
 class World:
     def __init__(self, seed: int, plan: Plan) -> None:
         self.seed, self.plan = seed, plan
-        self.params = Params(settle=plan.settle, slice_records=plan.slice_records)
+        self.params = Params(settle=plan.settle, slice_records=plan.slice_records, max_lost=plan.max_lost)
         self.rng = random.Random(seed)
         self.now = 0.0
         self.steps = 0
         self.calmed = False  # faults are over: who still leaves comes back
-        self.disturbed = 0.0  # when something last began or ceased to be wrong
+        self._disturbed: dict[Host | None, float] = {}  # when something last began or ceased to be wrong
         self.violations: list[str] = []
         self.log: list[str] = []
         self.verbose = False
@@ -144,14 +148,20 @@ class World:
         self.now = max(self.now, until)
         return stop is not None and stop()
 
-    def disturb(self, text: str) -> None:
-        self.disturbed = self.now
+    def disturb(self, text: str, host: Host | None = None) -> None:
+        """Something begins or ceases to be wrong: with this host alone, or with several."""
+        self._disturbed[host] = self.now
         self.note(text)
 
     @property
     def calm_for(self) -> float:
         """Seconds since anything last began or ceased to be wrong; 0 while messages are being lost."""
-        return 0.0 if self.net.restless else self.now - self.disturbed
+        return 0.0 if self.net.restless else self.now - max(self._disturbed.values(), default=0.0)
+
+    def calm_beside(self, host: Host) -> float:
+        """The same, whatever befell this host itself."""
+        others = (when for other, when in self._disturbed.items() if other is not host)
+        return 0.0 if self.net.restless else self.now - max(others, default=0.0)
 
     # -- hosts ------------------------------------------------------------------------------------------------------
 
@@ -165,7 +175,7 @@ class World:
         me = Me(
             host.node, host.life, host.name, host.plan.role, host.address, "sim", f"mesh-{host.life}", "0"
         )  # fmt: skip
-        self.disturb(f"{host.name} {host.node} starts as {host.life} ({host.plan.role})")
+        self.disturb(f"{host.name} {host.node} starts as {host.life} ({host.plan.role})", host)
         records = host.disk.start()
         host.machine = Machine(me, self.params, records, host.local(self.now))
         self.feed(host, ev.Measured(host.offer))
@@ -186,7 +196,7 @@ class World:
         """The process is gone, and what was not synced. ``power`` False: so is the machine, which says nothing."""
         if host.machine is None:
             return
-        self.disturb(f"{host.name} {'crashes' if power else 'loses power'}")
+        self.disturb(f"{host.name} {'crashes' if power else 'loses power'}", host)
         host.machine, host.asleep_since, host.missed, host.due = None, None, [], None
         host.power = power
         host.dialling.clear()
@@ -199,7 +209,7 @@ class World:
         """A suspended machine, whose clock stands still; ``frozen``: a stopped process, whose clock runs on."""
         if not host.up:
             return
-        self.disturb(f"{host.name} {'freezes' if frozen else 'sleeps'} for {seconds:.1f} s")
+        self.disturb(f"{host.name} {'freezes' if frozen else 'sleeps'} for {seconds:.1f} s", host)
         host.asleep_since, host.frozen = self.now, frozen
         if not frozen:
             self.net.fell_silent(host)
@@ -214,9 +224,10 @@ class World:
         if machine is None or host.asleep_since is None:
             return
         gap = self.now - host.asleep_since
+        host.slept, host.woke = host.slept + gap, self.now
         if not host.frozen:
             host.offset -= host.rate * gap
-        self.disturb(f"{host.name} wakes after {gap:.1f} s")
+        self.disturb(f"{host.name} wakes after {gap:.1f} s", host)
         missed, host.missed, host.asleep_since = host.missed, [], None
         late = host.due is not None and self.now > host.due
         if gap >= FROZEN and (not host.frozen or late):
@@ -231,7 +242,7 @@ class World:
 
     def drain(self, host: Host, grace: float) -> None:
         if host.up:
-            self.disturb(f"{host.name} is asked to drain within {grace:.0f} s")
+            self.disturb(f"{host.name} is asked to drain within {grace:.0f} s", host)
             self.feed(host, ev.DrainAsked(grace))
 
     def _drained(self, host: Host) -> None:
@@ -296,6 +307,10 @@ class World:
     def _tick(self, host: Host, machine: Machine, when: float) -> None:
         if host.machine is machine and host.due == when and host.asleep_since is None:
             host.due = None
+            host.ticks = host.ticks + 1 if self.now - host.ticked < 2 * TICK else 0
+            host.ticked = self.now
+            if host.ticks > MOST_TICKS:
+                raise Livelock(f"{host.name} wants {host.ticks} ticks in a row by {self.now:.1f} s")
             self.feed(host, ev.Ticked())
 
     # -- what is left of it -----------------------------------------------------------------------------------------
