@@ -256,7 +256,7 @@ class Election:
             self.since = now  # there is an incumbent; it has to be found, not overtaken
             return
         # The first that answers may be the one that knows least: others that were asked may answer too, for a moment.
-        soon = now - self.since >= self.params.takeover_grace or not self.members.unanswered()
+        soon = now - self.since >= self.params.takeover_grace or not self.members.unanswered(now)
         rival = any(peer.node < self.me.node and self._leads(peer) is not None for peer in answering)
         if (answering and not rival and soon) or now - self.since >= self.params.provisional:
             self._claim(True, now)

@@ -382,7 +382,7 @@ class Leader:
             if node == self.me.node or self.members.is_alive(node, now):
                 continue
             peer = self.members.peers.get(node)
-            heard = peer.heard if peer is not None and peer.heard > 0 else now
+            heard = peer.heard if peer is not None and peer.heard > NEVER else now
             self._drop(node)
             self._lost_at[node] = max(heard + self.params.lost_after, now)
             if peer is not None and peer.gone:
@@ -398,6 +398,12 @@ class Leader:
                 del self._lost_at[node]
                 peer = self.members.peers.get(node)
                 gone = peer is not None and peer.gone
+                if peer is not None and not gone:
+                    # It may have been in reach meanwhile, for too short a time to say what it holds.
+                    reached = peer.since if self.members.alive(peer, now) else min(peer.heard, peer.acked)
+                    if reached + self.params.lost_after > now:
+                        self._lost_at[node] = reached + self.params.lost_after
+                        continue
                 why = "its process ended" if gone else f"its node was silent for {self.params.lost_after:.0f} s"
                 self._lose_all(node, why, now)
 

@@ -251,9 +251,9 @@ class Members:
     def known(self) -> list[Peer]:
         return [self.peers[node] for node in sorted(self.peers)]
 
-    def unanswered(self) -> bool:
-        """Whether somebody was asked who may still answer: it is being dialled, or linked and not heard."""
-        if any(peer.links and peer.heartbeat is None for peer in self.peers.values()):
+    def unanswered(self, now: float) -> bool:
+        """Whether somebody was asked who may still answer: it is being dialled, or linked and not heard both ways."""
+        if any(peer.links and not self.alive(peer, now) for peer in self.peers.values()):
             return True
         return any(contact.dialing and self._unlinked(contact) for contact in self.contacts.values())
 

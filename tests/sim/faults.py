@@ -100,6 +100,9 @@ class Faults:
         original = self._leader()
         if original.machine is None or any(host.exited for host in self.world.hosts):
             return
+        self.copy(original)
+
+    def copy(self, original: Host) -> None:
         self.world.disturb(f"a copy of {original.name} is started")
         copy = type(original)(self.world, len(self.world.hosts), replace(original.plan, joins_at=0.0))
         copy.disk.records, copy.disk.known = list(original.disk.records), set(original.disk.known)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 UNITED = 20.0  # seconds without a disturbance after which a group has one leader
 HAND_OVER = 3  # seconds of disunity in a row that are no hand-over under way
-STEADY = 25.0  # seconds without a disturbance after which the leadership only goes to a lower id that asked for it
+STEADY = 25.0  # seconds without a disturbance, to others, after which nobody leads beside the one leader of a group
 
 
 class Leaders:
@@ -67,6 +67,20 @@ class Leaders:
         same = (followed.leader, followed.life) == (claim.leader, claim.life)
         self.following[host.life] = (claim, since if same else self.world.now)
         self.world.note(f"{host.name} {'leads' if claim.leader == host.node else 'follows'} {claim.leader} {claim}")
+        if claim.leader == host.node and claim.established and not led:
+            self._on_taken(host)
+
+    def _on_taken(self, host: Host) -> None:
+        """Nobody who comes, or comes back, takes the leadership from one who leads."""
+        if self.world.calm_beside(host) < STEADY:
+            return
+        group = next(group for group in groups(self.world) if host in group)
+        if len({other.plan.ulid for other in group}) < len(group):
+            return  # until one life of a copied state directory goes, its two leaderships are taken for one
+        for other in group:
+            machine = other.machine
+            if other is not host and machine is not None and machine.leading and machine.election.claim.established:
+                self.fail(f"{host.name} takes the leadership while {other.name} leads its group, undisturbed")
 
     def _look(self) -> None:
         self.world.after(1.0, self._look)
