@@ -31,31 +31,7 @@ class Mutation(NamedTuple):
 MUTATIONS = (
     # Claims: who is obeyed.
     Mutation("a lower term wins", "mesh.core.ids", "self.established, self.term,", "self.established, -self.term,"),
-    Mutation(
-        "provisional claims rank with established ones",
-        "mesh.core.ids",
-        "(self.established, self.term",
-        "(True, self.term",
-    ),
     Mutation("a claim is used before it is synced", "mesh.core.election", "self.out.when_durable(use)", "use()"),
-    Mutation(
-        "terms of a former life are forgotten",
-        "mesh.core.election",
-        "max(self.claim.term, self.out.ledger.claim.term)",
-        "self.claim.term",
-    ),
-    Mutation(
-        "incumbents are overtaken",
-        "mesh.core.election",
-        "if any(self._follows_another(peer, now) for peer in answering):",
-        "if False:",
-    ),
-    Mutation(
-        "a leader that others hear is replaced",
-        "mesh.core.election",
-        "if beat.leader_heard and beat.claim != NO_CLAIM:",
-        "if False:",
-    ),
     Mutation("the higher id judges as well", "mesh.core.election", " or other < self.me.node:", ":", 61),
     Mutation(
         "who was judged to go does not", "mesh.core.election", "elif verdict.yields == self.me.node:", "elif False:", 6
@@ -81,8 +57,6 @@ MUTATIONS = (
     Mutation(
         "a timed out dial means gone", "mesh.core.members", "if gone and peer is not None", "if peer is not None", 3
     ),
-    Mutation("heartbeats of a former life count", "mesh.core.members", "beat.life != peer.life or (beat", "(beat"),
-    Mutation("who slept blames the others", "mesh.core.machine", "self.members.forgive(now)", "pass", 51),
     Mutation(
         "doubles are welcome", "mesh.core.machine", "or self._judge_double(mine, hello, event.dialed, now)", "", 39
     ),
@@ -98,9 +72,6 @@ MUTATIONS = (
         "mesh.core.ledger",
         "if known is not None and attempt <= known:",
         "if attempt == known:",
-    ),
-    Mutation(
-        "a cancellation is overwritten", "mesh.core.ledger", "max(state.cancelled, run.cancelled)", "run.cancelled", 51
     ),
     Mutation(
         "lost attempts stay open", "mesh.core.ledger", "if not a.ended and a.phase != LOST]", "if not a.ended]", 2
@@ -188,22 +159,10 @@ MUTATIONS = (
         "lost at once after a takeover", "mesh.core.leader", "now if gone else now + self.params.lost_after", "now"
     ),
     Mutation(
-        "what is not declared stays open",
-        "mesh.core.leader",
-        "if attempt.id not in declared and attempt.id not in session.open:",
-        "if False:",
-    ),
-    Mutation(
         "grants are not recorded",
         "mesh.core.leader",
         "self.out.record(Attempt(task.id, name,",
         "self.ledger.join(Attempt(task.id, name,",
-    ),
-    Mutation(
-        "a provisional leader grants everything",
-        "mesh.core.leader",
-        "(self.claim.established or not self._known_others())",
-        "True",
     ),
     Mutation(
         "a new leader reads nobody's journal",
