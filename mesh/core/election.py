@@ -51,8 +51,10 @@ class Election:
         self.journal_trouble = ""
         self.asked_at = 0.0
         self.urgent = False  # something changed that others should hear now, not at the next heartbeat
+        self.handed: NodeId = ""  # who yielded to our last claim: all that it granted and learnt is in its journal
         self._pending: Claim | None = None  # made, not yet synced
         self._held = False  # an established leadership, until it is lost
+        self._quiet_until = 0.0  # claims nothing before: it was asleep a moment ago
         self._stale: dict[NodeId, Heartbeat | None] = {}  # what peers had said before we slept: no answers
 
     # -- what others ask --------------------------------------------------------------------------------------------
@@ -106,12 +108,16 @@ class Election:
             self._claim(False, now)
 
     def on_resumed(self, now: float) -> None:
-        """After a suspend a leader's claim is provisional again: somebody else may lead by now."""
-        if self.role == LEADING and self.claim.established:
-            self.claim = self.claim._replace(established=False)
+        """After a suspend a leader's claim is provisional again, and who followed takes no silence for an absence.
+
+        Somebody else may lead by now; what was said before we slept, or queued up meanwhile, is no news of that.
+        """
+        if self.role == LEADING:
+            self.claim = self.claim._replace(established=False)  # and one that is: the time asleep does not count
             self._stale = {peer.node: peer.heartbeat for peer in self.members.known()}
             self.since = now
             self.urgent = True
+        self._quiet_until = now + self.params.resume_wait
 
     # -- events -----------------------------------------------------------------------------------------------------
 
@@ -186,7 +192,7 @@ class Election:
     def _on_yield(self, message: Yield, now: float) -> None:
         self._heard_term(message.claim.term)
         if self.role != LEADING and not self.why_not_eligible() and self.claim.key <= message.claim.key:
-            self._claim(True, now)
+            self._claim(True, now, handed=message.claim.leader)
 
     def _on_relayed(self, relayed: Relayed, now: float) -> None:
         if relayed.target == self.me.node:
@@ -208,11 +214,11 @@ class Election:
         if self.role != LEADING:
             return
         heirs = self.successors(now)
-        if heirs:
+        if heirs and self.journal_trouble:
+            # No flush may ever come: the heir hears that nobody leads, and that it is the next.
+            self._step_down(heirs[0], reason, now)
+        elif heirs:
             self.yield_to(heirs[0], reason, now)
-            # The journal may be what fails: the heir must not wait for a flush that never comes.
-            if self.journal_trouble:
-                self.out.send(heirs[0], Yield(self.claim, reason))
 
     def successors(self, now: float) -> list[NodeId]:
         """The eligible nodes next in line, by id."""
@@ -246,8 +252,9 @@ class Election:
             waiting = self.claim.established or self._pending is not None or self.why_not_eligible()
             soon, late = self.since + self.params.takeover_grace, self.since + self.params.provisional
             return None if waiting else soon if now < soon else late
-        if self.defer_until > now:
-            return self.defer_until
+        until = max(self.defer_until, self._quiet_until)
+        if until > now:
+            return until
         return self.members.next_change([self.claim.leader], now)
 
     def _establish(self, now: float) -> None:
@@ -270,7 +277,7 @@ class Election:
         return incumbent or follows
 
     def _may_claim(self, now: float) -> bool:
-        if self.defer and self._defers(now):
+        if now < self._quiet_until or (self.defer and self._defers(now)):
             return False
         for peer in self.members.living(now):
             beat = peer.heartbeat
@@ -331,7 +338,8 @@ class Election:
         if not stay:
             self._step_down(other, "two leaders met", now)
 
-    def _claim(self, established: bool, now: float) -> None:
+    def _claim(self, established: bool, now: float, *, handed: NodeId = "") -> None:
+        self.handed = handed
         self._heard_term(
             max(self.claim.term, self.out.ledger.claim.term)
         )  # a journal we pulled may know of a higher one

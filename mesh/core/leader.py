@@ -55,6 +55,7 @@ class Leader:
         self._followers: set[NodeId] = set()  # those whose journals were asked for since they follow this claim
         self._troubled: set[NodeId] = set()  # those that were not eligible when last heard
         self._given: dict[AttemptId, Life] = {}  # open attempts that we granted -> the life of their node
+        self._handed: NodeId = ""
         self._opened = 0.0  # when the present claim was made
         self._minted = 0
         self._hold_until = 0.0  # grants nothing before: after a takeover, after a suspend
@@ -63,8 +64,13 @@ class Leader:
 
     # -- opening and closing ----------------------------------------------------------------------------------------
 
-    def open(self, claim: Claim, now: float) -> None:
-        """Lead under this claim. An established leader pulls everybody's journal before it grants what it finds."""
+    def open(self, claim: Claim, now: float, *, handed: NodeId = "") -> None:
+        """Lead under this claim. An established leader pulls everybody's journal before it grants what it finds.
+
+        ``handed``: the predecessor that flushed and yielded, so that its journal is enough. Else somebody may have
+        granted what no journal knows, and what seems free is granted only after a moment in which workers declare.
+        """
+        self._handed = handed
         first, self._opened = self.phase == CLOSED, now
         was_provisional = not self.claim.established
         self.claim = self.tasks.claim = claim
@@ -85,7 +91,7 @@ class Leader:
             if claim.established:
                 for peer in self.members.living(now):
                     self.on_member(peer, now)
-                self._hold_until = now + (self.params.takeover_grace if self._known_others() else 0.0)
+                self._hold_until = now + (self.params.takeover_grace if self._known_others() and not handed else 0.0)
         self.tasks.dirty = True
 
     def close(self) -> None:
@@ -354,7 +360,8 @@ class Leader:
     def _advance(self, now: float) -> None:
         self.control.advance()
         if self.phase == PULLING and (self.claim.established or not self._known_others()):
-            if any(self.members.is_alive(node, now) for node in self.puller.busy()):
+            busy = (node for node in self.puller.busy() if node == (self._handed or node))
+            if any(self.members.is_alive(node, now) for node in busy):
                 return
             self.phase, self._rebuild, self.tasks.everything = REBUILDING, iter(list(self.ledger.tasks)), True
         if self.phase == REBUILDING and self._rebuild is not None:

@@ -45,7 +45,7 @@ from mesh.core.ids import NO_CLAIM, Claim, NodeId
 from mesh.core.lattice import Lived, Mesh, Record
 from mesh.core.leader import Leader
 from mesh.core.ledger import Ledger
-from mesh.core.members import Members, Peer
+from mesh.core.members import NEVER, Members, Peer
 from mesh.core.messages import Heartbeat, Hello, Message, Orders, Pull, Pulled, Refused, Report
 from mesh.core.outbox import Outbox
 from mesh.core.params import Params
@@ -332,7 +332,7 @@ class Machine:
             renamed = same_lead and self._leading == self.election.leading and claim != NO_CLAIM
             self._claim, self._leading = claim, self.election.leading
             if self._leading:
-                self.leader.open(claim, now)
+                self.leader.open(claim, now, handed=self.election.handed)
             else:
                 self.leader.close()
                 if self.me.may_lead and claim != NO_CLAIM and self.me.node < claim.leader:
@@ -344,7 +344,8 @@ class Machine:
             self.worker.on_claim(claim)
 
     def _caught_up(self, node: NodeId) -> bool:
-        if self.puller.complete.get(node, float("-inf")) >= self.election.since:
+        # Lately: what the incumbent journaled since is pulled while nobody grants.
+        if self.puller.complete.get(node, NEVER) >= max(self.election.since, self.now - FRESH):
             return True
         self.puller.pull(node, self.now)
         return False
@@ -416,6 +417,7 @@ class Machine:
 
 
 _SLOW = "its journal did not sync"
+FRESH = 2.0  # seconds that a pull of the incumbent's journal is new enough to ask for the leadership
 COPIED = "a copied state directory; start one of them with meshd --new-id"
 
 _HANDLERS: dict[type, Callable[[Machine, Any, float], None]] = {

@@ -156,6 +156,8 @@ class Clients:
 
     def _enter(self, request: Request, host: Host, hops: int) -> None:
         machine = host.machine
+        if machine is None and host.power:  # the connection is refused
+            self.world.after(0.2, self._try, request)
         if machine is None or host.asleep_since is not None:
             return
         if not machine.leading and hops < HOPS:

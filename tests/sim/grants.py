@@ -9,7 +9,7 @@ from mesh.core import events as ev
 from mesh.core.ids import AttemptId, Claim, Life, TaskId
 from mesh.core.lattice import FAILED, LOST, OFFERED, Attempt, Task
 from mesh.core.ledger import FINAL, TaskState
-from mesh.core.messages import Grant, Message, Orders
+from mesh.core.messages import Grant, Message, Orders, Report
 from mesh.core.tasks import NOT_COUNTED
 from tests.sim.plans import fits
 
@@ -29,12 +29,14 @@ class Grants:
         self.granted: dict[AttemptId, tuple[Life, str]] = {}  # by whom, to whom
         self.failed_at: dict[tuple[Life, TaskId], float] = {}  # when that life learnt of a failure
         self.lost: set[tuple[AttemptId, int]] = set()  # and at which round
+        self.received: dict[tuple[Life, int], set[int]] = {}  # numbers of the orders of each life's sessions
         self.never_arrived: set[AttemptId] = set()
         self._before: tuple[Claim, frozenset[AttemptId]] | None = None
         self._recorded: set[AttemptId] = set()  # as offered, in the step under way
 
     def before(self, host: Host, message: Message) -> None:
         if type(message) is Orders and host.machine is not None:
+            self.received.setdefault((host.life, message.session), set()).add(message.seq)
             self._before = (host.machine.worker.claim, frozenset(host.machine.worker.held))
 
     def after(self, host: Host, machine: Machine, event: ev.Event) -> None:
@@ -79,6 +81,11 @@ class Grants:
         if type(effect.message) is Orders:
             for grant in effect.message.grants:
                 self._on_grant(host, machine, effect.to, grant)
+        elif type(effect.message) is Report:
+            report = effect.message
+            missing = set(range(1, report.applied + 1)) - self.received.get((report.life, report.session), set())
+            if missing:
+                self.fail(f"{host.name} says that orders up to {report.applied} were applied, but not {missing}")
 
     def on_begin(self, host: Host, effect: do.BeginAttempts) -> None:
         for assignment in effect.assignments:

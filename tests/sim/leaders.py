@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 UNITED = 20.0  # seconds without a disturbance after which a group has one leader
 HAND_OVER = 3  # seconds of disunity in a row that are no hand-over under way
-STEADY = 25.0  # seconds without a disturbance, to others, after which nobody leads beside the one leader of a group
+HEARD = 1.2  # seconds after which a leader was heard of, if need be by way of one that both hear
+STEADY = 12.0  # seconds without a disturbance, to others, after which nobody leads beside the one leader of a group
 
 
 class Leaders:
@@ -79,7 +80,10 @@ class Leaders:
             return  # until one life of a copied state directory goes, its two leaderships are taken for one
         for other in group:
             machine = other.machine
-            if other is not host and machine is not None and machine.leading and machine.election.claim.established:
+            since = self.following.get(other.life, (NO_CLAIM, self.world.now))[1]
+            if other is host or machine is None or self.world.now - since < HEARD:
+                continue
+            if machine.leading and machine.election.claim.established:
                 self.fail(f"{host.name} takes the leadership while {other.name} leads its group, undisturbed")
 
     def _look(self) -> None:

@@ -63,7 +63,28 @@ def _play(world: World) -> None:
         world.violate(f"settled, then came apart: {unsettled(world)}")
         return
     if not wrong():
+        _restart_one(world)
+    if not wrong():
         judge(world)
+
+
+def _restart_one(world: World) -> None:
+    """Neither the end nor the return of one that follows disturbs a working group."""
+    (leader,) = world.leaders()
+    followers = [host for host in world.hosts if host.machine is not None and host is not leader]
+    host = world.rng.choice(followers)
+    assert leader.machine is not None
+    claim = leader.machine.election.claim
+    world.crash(host)
+    world.run_until(world.now + 0.5)
+    world.start(host)
+    world.run_until(world.now + min(1.8, world.plan.settle - 0.2))  # before a lower id may ask for the leadership
+    leaders = world.leaders()
+    yielded = len(leaders) == 1 and leaders[0].node < leader.node and leaders[0] is not host  # it had settled by now
+    if not yielded and (leaders != [leader] or leader.machine.election.claim != claim):
+        world.violate(f"{host.name} was started again, and {leader.name} no longer leads under {claim}")
+    elif not world.run_until(world.now + 60.0, lambda: bool(world.violations) or not unsettled(world)):
+        world.violate(f"{host.name} was started again, and then: {unsettled(world)}")
 
 
 def _meddle(world: World, job: JobPlan) -> None:

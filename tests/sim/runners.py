@@ -25,6 +25,7 @@ class Runners:
         self.world = world
         self.kinds: dict[str, Behaviour] = {job.tasks[0].shape.kind: job.behaviour for job in world.plan.jobs}
         self.begun: dict[AttemptId, Host] = {}
+        self.started: set[AttemptId] = set()
         self.tries: dict[TaskId, int] = {}
         self.failed: dict[TaskId, set[AttemptId]] = {}  # the truth about failures
         self._slots: dict[tuple[int, int], list[do.Assignment]] = {}
@@ -94,6 +95,9 @@ class Runners:
         if host.machine is not machine or not queue:
             return
         assignment = queue[0]
+        if assignment.attempt in self.started:
+            return
+        self.started.add(assignment.attempt)
         task = assignment.task
         if task.shape.cwd and task.shape.cwd not in host.plan.dirs:
             outcome = Outcome("refused", f"{task.shape.cwd} does not exist here")
