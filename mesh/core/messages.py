@@ -97,6 +97,21 @@ class Relayed(NamedTuple):
     message: Verdict | YieldRequest | Yield
 
 
+class Cursor(NamedTuple):
+    """A point in one node's journal: everything up to there, and nothing else, was read or written.
+
+    ``digest`` is the rolling digest of that journal's content up to ``position``, so that a journal that was restored
+    from a backup, or copied and written on, is not taken for the one that was read before.
+    """
+
+    journal: str  # the journal's id; empty: no journal yet
+    position: int
+    digest: str
+
+
+NO_CURSOR = Cursor("", 0, "")
+
+
 class Pull(NamedTuple):
     """Asks for the receiver's journal after ``position``, of the journal with this id (empty: from the start)."""
 
