@@ -61,7 +61,7 @@ class Control:
             case PriorityAsked():
                 self.tasks.prioritise(event.target, event.priority)
         self.tasks.job_changed(job)
-        self.out.when_durable(Answer(event.call, count=count, durable_on=self.out.durable_on()))
+        self.out.when_safe(Answer(event.call, count=count))
 
     def _tasks_of(self, target: JobId | TaskId) -> list[TaskId] | None:
         job = self.out.ledger.jobs.get(target)

@@ -10,14 +10,18 @@ from typing import NamedTuple, TypeAlias
 
 from mesh.core.ids import AttemptId, Claim, JobId, NodeId, TaskId
 from mesh.core.lattice import Record, Task
-from mesh.core.messages import Message
+from mesh.core.messages import NO_CURSOR, Cursor, Message
 
 
 class Persist(NamedTuple):
-    """Append these records to the journal. ``position`` is that of the last one; positions count records from 1."""
+    """Append these records to the journal. ``position`` is that of the last one; positions count records from 1.
+
+    ``source``: the point of another journal up to which they were pulled; NO_CURSOR: they are our own.
+    """
 
     position: int
     records: tuple[Record, ...]
+    source: Cursor = NO_CURSOR
 
 
 class Send(NamedTuple):
@@ -42,14 +46,21 @@ class Hangup(NamedTuple):
 
 
 class ServePull(NamedTuple):
-    """Read synced journal rows after ``position`` and send them as ``Pulled`` in slices, each asked for by a Pull.
+    """Send one slice of what is synced beyond these cursors as ``Pulled``; with ``wait`` once there is something.
 
-    Where ``journal`` is not the id of our journal, start from the beginning.
+    The cursor of our own journal, if there is one and it is right, is where to begin, and is told to the machine
+    (``SuccessorSynced``). If it is not right, this journal was restored from a backup, or copied: it takes a new id.
     """
 
     to: NodeId
     session: int
-    journal: str
+    cursors: tuple[Cursor, ...]
+    wait: bool
+
+
+class Released(NamedTuple):
+    """Everything up to this position may be shown: it is on disk here, and on a successor where one counts."""
+
     position: int
 
 
@@ -123,6 +134,6 @@ class Exit(NamedTuple):
 
 
 Effect: TypeAlias = (
-    Persist | Send | Dial | Hangup | ServePull | BeginAttempts | StopAttempts | Answer | TasksChanged | JobsChanged
-    | LeaderChanged | Notice | Drained | Exit
+    Persist | Send | Dial | Hangup | ServePull | Released | BeginAttempts | StopAttempts | Answer | TasksChanged
+    | JobsChanged | LeaderChanged | Notice | Drained | Exit
 )  # fmt: skip

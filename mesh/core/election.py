@@ -9,7 +9,7 @@ The rules, in the order in which the code below has them:
 * A node starts leading at once, alone and *provisionally*; its claim is established when all that answer follow
   nobody, or after 3 s without an incumbent. A provisional leader that finds an established one follows it.
 * Otherwise a node claims only when the incumbent yields to it, or when, to it and to every member alive to it, the
-  incumbent is gone or silent and no lower eligible id is alive.
+  incumbent is gone or silent and no lower eligible id is alive. Who is not caught up stands behind who is.
 * Leaders that *meet* (alive to each other, or both to a member, which relays) are judged by the lower id of the two:
   the established one stays, then the one that leads more, then the one that the other last followed, then the lower
   id. Who stays re-claims above both; the other steps down and defers to it.
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mesh.core.copies import Copies
 from mesh.core.effects import LeaderChanged
 from mesh.core.identity import Me
 from mesh.core.ids import NO_CLAIM, Claim, NodeId
@@ -35,10 +36,14 @@ LEADING, FOLLOWING, ALONE = "leading", "following", "alone"
 
 
 class Election:
-    """One node's part in it. ``caught_up(node)`` says whether that node's journal was pulled since we follow it."""
+    """One node's part in it. ``caught_up(now)`` says whether this node knows what its last leader knew."""
 
-    def __init__(self, me: Me, params: Params, members: Members, out: Outbox, caught_up: Callable[[NodeId], bool]):
-        self.me, self.params, self.members, self.out, self.caught_up = me, params, members, out, caught_up
+    def __init__(
+        self, me: Me, params: Params, members: Members, out: Outbox, copies: Copies,
+        caught_up: Callable[[float], bool],
+    ) -> None:  # fmt: skip
+        self.me, self.params, self.members, self.out = me, params, members, out
+        self.copies, self.caught_up = copies, caught_up
         self.role = ALONE
         self.claim: Claim = NO_CLAIM  # the one made or followed; when ALONE the last of these
         self.since = 0.0  # of the role
@@ -186,7 +191,8 @@ class Election:
         if self.role != LEADING or not self.claim.established or request.claim != self.claim or peer is None:
             return
         beat = peer.heartbeat
-        if beat is not None and beat.eligible and sender < self.me.node and self.members.alive(peer, now):
+        able = beat is not None and beat.eligible and beat.caught_up
+        if able and sender < self.me.node and self.members.alive(peer, now):
             self.yield_to(sender, "a lower id returned", now)
 
     def _on_yield(self, message: Yield, now: float) -> None:
@@ -203,27 +209,21 @@ class Election:
     # -- leaving the leadership -------------------------------------------------------------------------------------
 
     def yield_to(self, node: NodeId, reason: str, now: float) -> None:
-        """Stop granting, flush, hand over. Who asked must claim within ``yield_timeout``."""
-        handed = Yield(self.claim, reason)
+        """Stop granting, flush here and there, hand over. Who asked must claim within ``yield_timeout``."""
+        self.copies.hand_over(node, Yield(self.claim, reason), now)
         self._step_down(node, reason, now)
         self.defer_until = now + self.params.yield_timeout
-        self.out.when_durable(lambda: self.out.send(node, handed))
 
     def abdicate(self, reason: str, now: float) -> None:
         """Lead no more (drain, slow disk): the next in line takes over, if any is alive."""
         if self.role != LEADING:
             return
-        heirs = self.successors(now)
+        heirs = self.copies.heirs(now)
         if heirs and self.journal_trouble:
             # No flush may ever come: the heir hears that nobody leads, and that it is the next.
             self._step_down(heirs[0], reason, now)
         elif heirs:
             self.yield_to(heirs[0], reason, now)
-
-    def successors(self, now: float) -> list[NodeId]:
-        """The eligible nodes next in line, by id."""
-        eligible = [p.node for p in self.members.living(now) if p.heartbeat and p.heartbeat.eligible]
-        return eligible[: self.params.successors]
 
     # -- time -------------------------------------------------------------------------------------------------------
 
@@ -279,14 +279,15 @@ class Election:
     def _may_claim(self, now: float) -> bool:
         if now < self._quiet_until or (self.defer and self._defers(now)):
             return False
+        behind = not self.caught_up(now)
         for peer in self.members.living(now):
             beat = peer.heartbeat
             if beat is None:
                 continue
             if beat.leader_heard and beat.claim != NO_CLAIM:
                 return False  # somebody alive hears a leader: it is to be found, not replaced
-            if beat.eligible and peer.node < self.me.node:
-                return False  # the lower id will
+            if beat.eligible and (not beat.caught_up, peer.node) < (behind, self.me.node):
+                return False  # the lower id will, among those that know what the last leader knew
         return True
 
     def _defers(self, now: float) -> bool:
@@ -300,7 +301,7 @@ class Election:
         if self.role != FOLLOWING or self.me.node > leader or not self.claim.established:
             return
         steady = min(self.params.settle_limit, self.params.settle * 2.0**self.losses)
-        if now - self.since < steady or now - self.asked_at < self.params.yield_timeout or not self.caught_up(leader):
+        if now - self.since < steady or now - self.asked_at < self.params.yield_timeout or not self.caught_up(now):
             return
         if any(p.node < self.me.node and p.heartbeat and p.heartbeat.eligible for p in self.members.living(now)):
             return

@@ -72,7 +72,7 @@ class JournalFailed(NamedTuple):
 
 
 class SuccessorSynced(NamedTuple):
-    """A successor has our journal up to this position on its disk."""
+    """Another node has our journal up to this position on its disk: its Pull said so, and its cursor was right."""
 
     node: NodeId
     position: int

@@ -1,7 +1,7 @@
 """The leader's side: workers' sessions, grants, and what is lost with a node.
 
 What becomes of a task is ``tasks``'s decision; this module knows the nodes. Grants leave before they are synced (they
-promise nothing); acknowledgements, acceptances and endings only after.
+promise nothing); acknowledgements, acceptances and endings only once they are safe.
 
 A leader passes through PULLING (it asks every eligible member for its journal), REBUILDING (it looks at each task, in
 slices) and OPEN (it grants everything, and may say that it does not know an id).
@@ -139,8 +139,7 @@ class Leader:
             self.out.do(Answer(event.call, "Conflict", problem))
         else:
             self._recognise({task.id for task in event.tasks}, now)
-            answer = Answer(event.call, count=len(event.tasks), durable_on=self.out.durable_on())
-            self.out.when_durable(answer)
+            self.out.when_safe(Answer(event.call, count=len(event.tasks)))
 
     def on_asked(self, event: Asked, now: float) -> None:
         if not self._refuses(event.call):
@@ -204,7 +203,7 @@ class Leader:
                 self._reconcile(session, now)
             if acks or unknown:
                 answer = session.answer(self.claim, tuple(acks), tuple(unknown))
-                self.out.when_durable(lambda: self.out.send(sender, answer))
+                self.out.when_safe(lambda: self.out.send(sender, answer))
         self.tasks.dirty = True
 
     def _knows(self, task: TaskId) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from mesh.core import identity
+from mesh.core.copies import Copies
 from mesh.core.effects import Drained, Effect, Exit, Hangup, ServePull
 from mesh.core.election import Election
 from mesh.core.events import (
@@ -45,8 +46,8 @@ from mesh.core.ids import NO_CLAIM, Claim, NodeId
 from mesh.core.lattice import Lived, Mesh, Record
 from mesh.core.leader import Leader
 from mesh.core.ledger import Ledger
-from mesh.core.members import NEVER, Members, Peer
-from mesh.core.messages import Heartbeat, Hello, Message, Orders, Pull, Pulled, Refused, Report
+from mesh.core.members import Members, Peer
+from mesh.core.messages import Cursor, Heartbeat, Hello, Message, Orders, Pull, Pulled, Refused, Report
 from mesh.core.outbox import Outbox
 from mesh.core.params import Params
 from mesh.core.puller import Puller
@@ -54,9 +55,11 @@ from mesh.core.worker import Worker
 
 
 class Machine:
-    """``records`` is the journal as it was synced; ``now`` the monotonic time of the start."""
+    """``records`` is the journal as it was synced, ``cursors`` what of others' journals is in it; ``now`` the start."""
 
-    def __init__(self, me: Me, params: Params, records: Iterable[Record], now: float) -> None:
+    def __init__(
+        self, me: Me, params: Params, records: Iterable[Record], now: float, cursors: Iterable[Cursor] = ()
+    ) -> None:
         self.me, self.params, self.started = me, params, now
         self.ledger = Ledger()
         position = 0
@@ -65,8 +68,9 @@ class Machine:
             self.ledger.join(record)
         self.out = Outbox(me.node, self.ledger, position)
         self.members = Members(me.node, me.address, params, self.out)
-        self.election = Election(me, params, self.members, self.out, self._caught_up)
-        self.puller = Puller(params, self.members, self.out, self._absorb)
+        self.copies = Copies(params, self.members, self.out)
+        self.puller = Puller(params, self.members, self.out, cursors, self._absorb)
+        self.election = Election(me, params, self.members, self.out, self.copies, self.puller.caught_up)
         self.worker = Worker(me, params, self.out)
         self.leader = Leader(me, params, self.members, self.puller, self.out)
         self.refusals: dict[str, str] = {}  # address -> why there is no link
@@ -100,11 +104,12 @@ class Machine:
             return self.started
         now = self.now
         times = [
-            self._next_beat,
+            None if self.copies.holds_tongue(now) else self._next_beat,
             self.election.deadline(now),
             self.puller.deadline(now),
             self.worker.deadline(),
             self.leader.deadline(),
+            self.copies.deadline(now),
             self.members.next_dial(self._wanted(now)),
             self._drain_until,
             None if self._unsynced_since is None else self._unsynced_since + self.params.slow_sync,
@@ -254,6 +259,8 @@ class Machine:
                 if peer is not None and self.members.on_heartbeat(peer, message, now):
                     self.election.urgent |= self.members.incarnation != incarnation
                     self.election.on_heartbeat(peer, message, now)
+                    if peer.node == self.election.announced().leader:
+                        self.puller.on_leader_position(message.position, now)
                     if self._leading:
                         self.leader.on_heartbeat(peer, message.claim, message.why_not, now)
                     if message.echo == 0:  # it has not heard us yet: alive needs both directions
@@ -262,9 +269,9 @@ class Machine:
                     for link in self.members.doubles(peer, message.life):
                         self.out.do(Hangup(link, *self._double(peer)))
             case Pull():
-                serve = ServePull(sender, message.session, message.journal, message.position)
-                if self.election.journal_trouble:
-                    self.out.do(serve)  # what is on disk; the leader asks again once it can be written
+                serve = ServePull(sender, message.session, message.cursors, message.wait)
+                if self.election.journal_trouble or message.wait:
+                    self.out.do(serve)  # what is on disk; where writing fails the leader asks again once it works
                 else:
                     self.out.when_durable(serve)  # all that is known here now: we may have led a moment ago
             case Pulled():
@@ -287,7 +294,7 @@ class Machine:
             self.out.note("error", "journal_failed", reason=event.reason)
 
     def _on_successor_synced(self, event: SuccessorSynced, now: float) -> None:
-        self.out.copies[event.node] = max(event.position, self.out.copies.get(event.node, 0))
+        self.copies.on_copied(event.node, event.position, now)
 
     def _on_measured(self, event: Measured, now: float) -> None:
         self.worker.on_offer(event.offer)
@@ -308,9 +315,11 @@ class Machine:
                 self.election.journal_trouble or f"{_SLOW} for {self.params.slow_sync:.0f} s"
             )
         self.election.tick(now)
+        self._follow(now)
         self.puller.tick(now)
         self._tell_parts(now)
         for _ in range(8):
+            self.copies.work(now)
             self.leader.work(now)
             self.worker.flush(now)
             if not self.out.local:
@@ -321,7 +330,7 @@ class Machine:
         if self._drain_until is not None:
             self._drain(now)
         self.members.dial(now, self._wanted(now))
-        if self.election.urgent or now >= self._next_beat:
+        if (self.election.urgent or now >= self._next_beat) and not self.copies.holds_tongue(now):
             self._beat(now)
 
     def _tell_parts(self, now: float) -> None:
@@ -332,26 +341,30 @@ class Machine:
             renamed = same_lead and self._leading == self.election.leading and claim != NO_CLAIM
             self._claim, self._leading = claim, self.election.leading
             if self._leading:
+                self.copies.open(now)
                 self.leader.open(claim, now, handed=self.election.handed)
             else:
+                self.copies.close()
                 self.leader.close()
-                if self.me.may_lead and claim != NO_CLAIM and self.me.node < claim.leader:
-                    self.puller.pull(claim.leader, now)
             if not renamed:
                 self.out.note(
                     "info", "leader", leader=claim.leader, term=claim.term, established=int(claim.established)
                 )
             self.worker.on_claim(claim)
 
-    def _caught_up(self, node: NodeId) -> bool:
-        # Lately: what the incumbent journaled since is pulled while nobody grants.
-        if self.puller.complete.get(node, NEVER) >= max(self.election.since, self.now - FRESH):
-            return True
-        self.puller.pull(node, self.now)
-        return False
+    def _follow(self, now: float) -> None:
+        """Keep the leader's journal pulled live where it recruited us, also while it hands over to us."""
+        claim = self.election.announced()
+        if self.election.leading:
+            self.puller.follow("", False, now)
+        elif claim != NO_CLAIM:
+            peer = self.members.peers.get(claim.leader)
+            beat = None if peer is None else peer.heartbeat
+            recruited = beat is not None and beat.claim == claim and self.me.node in beat.successors
+            self.puller.follow(claim.leader, recruited, now)
 
-    def _absorb(self, records: tuple[Record, ...], now: float) -> None:
-        changed = [record for record in records if self.out.record(record)]
+    def _absorb(self, records: tuple[Record, ...], cursor: Cursor, now: float) -> None:
+        changed = self.out.absorb(records, cursor)
         if self._leading:
             self.leader.on_records(changed, now)
 
@@ -363,7 +376,10 @@ class Machine:
             self._drain_until = max(self._drain_until, now + 0.1) if not over else self._drain_until
         else:
             over = False
-        settled = self.worker.idle and self.out.durable and (not self.worker.unreported or self._claim == NO_CLAIM)
+        settled = (
+            self.worker.idle and self.out.durable and not self.copies.handing_over
+            and (not self.worker.unreported or self._claim == NO_CLAIM)
+        )  # fmt: skip
         if (settled or over) and not self._drained:
             self._drained = True
             self.out.do(Drained())
@@ -379,6 +395,7 @@ class Machine:
 
     def _beat(self, now: float) -> None:
         self._next_beat = now + self.params.heartbeat
+        self.copies.recruit(now)
         self.election.urgent = False
         if not self.ledger.mature():
             for peer in self.members.living(now):
@@ -403,11 +420,11 @@ class Machine:
         election = self.election
         why_not = election.why_not_eligible()
         suspects = tuple(p.node for p in self.members.known() if p.links and self.members.suspect(p, now))
-        successors = tuple(election.successors(now)) if self._leading else ()
+        successors = self.copies.recruits if self._leading else ()
         return Heartbeat(
             0, 0, self.me.life, self.members.incarnation, not why_not, why_not, election.announced(),
             election.heard_leader(now), election.leads(now), election.followed, suspects, election.sightings(now), (),
-            self.me.name, self.me.role, self.me.address, self.out.synced, successors,
+            self.me.name, self.me.role, self.me.address, self.out.synced, successors, self.puller.caught_up(now),
         )  # fmt: skip
 
     def _beat_to(self, peer: Peer, now: float, common: Heartbeat | None = None) -> None:
@@ -417,7 +434,6 @@ class Machine:
 
 
 _SLOW = "its journal did not sync"
-FRESH = 2.0  # seconds that a pull of the incumbent's journal is new enough to ask for the leadership
 COPIED = "a copied state directory; start one of them with meshd --new-id"
 
 _HANDLERS: dict[type, Callable[[Machine, Any, float], None]] = {

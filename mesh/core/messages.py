@@ -57,7 +57,8 @@ class Heartbeat(NamedTuple):
     role: str
     address: str
     position: int  # of its journal, synced
-    successors: tuple[NodeId, ...] = ()  # of a leader: whom its followers also keep in touch with
+    successors: tuple[NodeId, ...] = ()  # of a leader: who pulls its journal live, and is heard by its followers
+    caught_up: bool = True  # it knows what its last leader knew, but for the last moments
 
 
 class Verdict(NamedTuple):
@@ -113,19 +114,22 @@ NO_CURSOR = Cursor("", 0, "")
 
 
 class Pull(NamedTuple):
-    """Asks for the receiver's journal after ``position``, of the journal with this id (empty: from the start)."""
+    """Asks for what the receiver's journal holds beyond these cursors, and says that all up to them is on disk.
+
+    Among them may be one of the receiver's own journal: there the answer begins. Those of other journals say what need
+    not be sent because it was pulled from there. ``wait``: answer only when there is something to send.
+    """
 
     session: int  # the puller's; echoed
-    journal: str
-    position: int
+    cursors: tuple[Cursor, ...]
+    wait: bool = False
 
 
 class Pulled(NamedTuple):
     session: int
-    journal: str
-    position: int  # of the last record in this slice
+    cursor: Cursor  # of the sender's journal, after this slice
     end: bool  # nothing synced lies beyond
-    records: tuple[Record, ...]
+    records: tuple[Record, ...] | bytes  # bytes: as the journal holds them, on their way out
 
 
 class Device(NamedTuple):

@@ -1,7 +1,8 @@
-"""What one step wants done, in order, and what must wait until it is durable.
+"""What one step wants done, in order, and what must wait until it is durable, or safe.
 
-``Persist`` leaves before anything that was said in the same step. What may only be said once its records are on disk
-(acknowledgements, acceptances shown, claims used) is queued here against the journal position it depends on.
+``Persist`` leaves before anything that was said in the same step. *Durable* is what is on this disk; *safe* is what is
+on a successor's disk as well, where one counts (``copies`` says how far). Claims and reports wait for the former;
+acknowledgements and whatever is shown wait for the latter.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from mesh.core.effects import Effect, Notice, Persist, Send
+from mesh.core.effects import Answer, Effect, Notice, Persist, Released, Send
 from mesh.core.ids import NodeId
 from mesh.core.lattice import Record
 from mesh.core.ledger import Ledger
-from mesh.core.messages import Message
+from mesh.core.messages import NO_CURSOR, Cursor, Message
+
+ABANDONED = "another node leads now, and whether this was written there is not known; try again, it is not done twice"
+
+Waiting = deque[tuple[int, Effect | Callable[[], None]]]
 
 
 class Outbox:
@@ -23,17 +28,30 @@ class Outbox:
         self.node = node
         self.ledger = ledger
         self.position = position  # of the last record given to the journal
-        self.synced = position
-        self.copies: dict[NodeId, int] = {}  # node -> position up to which it has this journal on its disk
+        self.synced = self.safe = position
+        self.holders: Callable[[int], tuple[NodeId, ...]] = lambda position: ()  # others that have all up to there
         self.local: deque[Message] = deque()  # to ourselves: delivered within the step
-        self._records: list[Record] = []
+        self._records: list[tuple[Cursor, list[Record]]] = []  # by the journal that they came from
+        self._count = 0
         self._effects: list[Effect] = []
-        self._waiting: deque[tuple[int, Effect | Callable[[], None]]] = deque()
+        self._durable: Waiting = deque()
+        self._safe: Waiting = deque()
+        self._released = position
 
     def record(self, record: Record) -> bool:
+        return self._record(record, NO_CURSOR)
+
+    def absorb(self, records: tuple[Record, ...], source: Cursor) -> list[Record]:
+        """Record what was pulled from another journal, up to there; those that changed anything are returned."""
+        return [record for record in records if self._record(record, source)]
+
+    def _record(self, record: Record, source: Cursor) -> bool:
         if not self.ledger.join(record):
             return False
-        self._records.append(record)
+        if not self._records or self._records[-1][0] != source:
+            self._records.append((source, []))
+        self._records[-1][1].append(record)
+        self._count += 1
         return True
 
     def do(self, effect: Effect) -> None:
@@ -49,39 +67,74 @@ class Outbox:
         self._effects.append(Notice(level, event, tuple(fields.items())))
 
     @property
-    def durable(self) -> bool:
-        """Whether everything recorded so far, this step included, is on disk."""
-        return not self._records and self.synced >= self.position
+    def recorded(self) -> int:
+        """The position of the last record, this step's included."""
+        return self.position + self._count
 
-    def durable_on(self) -> tuple[NodeId, ...]:
-        """The nodes that have everything recorded so far on disk, once it is synced here."""
-        last = self.position + len(self._records)
-        return (self.node, *sorted(node for node, position in self.copies.items() if position >= last))
+    @property
+    def durable(self) -> bool:
+        """Whether everything recorded so far, this step included, is on this disk."""
+        return self.synced >= self.recorded
 
     def when_durable(self, effect: Effect | Callable[[], None]) -> None:
-        """Do this once everything recorded until now is on disk; at once if it is."""
-        if not self.durable:
-            self._waiting.append((self.position + len(self._records), effect))
-        elif callable(effect):
-            effect()
+        """Do this once everything recorded until now is on this disk; at once if it is."""
+        if self.synced >= self.recorded:
+            self._carry_out(effect)
         else:
-            self._effects.append(effect)
+            self._durable.append((self.recorded, effect))
+
+    def when_safe(self, effect: Effect | Callable[[], None]) -> None:
+        """Do this once everything recorded until now is safe. An Answer says on which nodes it is by then."""
+        if self.safe >= self.recorded:
+            self._carry_out(self._located(effect, self.recorded))
+        else:
+            self._safe.append((self.recorded, effect))
 
     def on_synced(self, position: int) -> None:
         assert position <= self.position, f"the journal synced {position}, but only {self.position} were given to it"
         self.synced = max(self.synced, position)
-        while self._waiting and self._waiting[0][0] <= self.synced:
-            effect = self._waiting.popleft()[1]
-            if callable(effect):
-                effect()
-            else:
-                self._effects.append(effect)
+        while self._durable and self._durable[0][0] <= self.synced:
+            self._carry_out(self._durable.popleft()[1])
+
+    def release(self, position: int) -> None:
+        """Everything up to there is safe. What was released stays so: later losses of copies take nothing back."""
+        self.safe = max(self.safe, min(position, self.synced))
+        while self._safe and self._safe[0][0] <= self.safe:
+            last, effect = self._safe.popleft()
+            self._carry_out(self._located(effect, last))
+
+    def abandon(self) -> None:
+        """Nobody waits any more for what is not safe: who asked is told to ask again."""
+        waiting, self._safe = self._safe, deque()
+        for _, effect in waiting:
+            if isinstance(effect, Answer):
+                self._effects.append(Answer(effect.call, "NoLeader", ABANDONED))
+
+    def _located(self, effect: Effect | Callable[[], None], position: int) -> Effect | Callable[[], None]:
+        """An answer, with the nodes that have what it answers for."""
+        return effect._replace(durable_on=self.durable_on(position)) if isinstance(effect, Answer) else effect
+
+    def _carry_out(self, effect: Effect | Callable[[], None]) -> None:
+        if callable(effect):
+            effect()
+        else:
+            self._effects.append(effect)
+
+    def durable_on(self, position: int) -> tuple[NodeId, ...]:
+        """The nodes that have everything up to there on disk, this one first."""
+        return (self.node, *self.holders(position))
 
     def flush(self) -> list[Effect]:
         """The step is over: what is to be done, the journal first."""
         effects, self._effects = self._effects, []
         if self._records:
-            self.position += len(self._records)
-            effects.insert(0, Persist(self.position, tuple(self._records)))
-            self._records = []
+            persists: list[Effect] = []
+            for source, records in self._records:
+                self.position += len(records)
+                persists.append(Persist(self.position, tuple(records), source))
+            effects = persists + effects
+            self._records, self._count = [], 0
+        if self.safe > self._released:
+            self._released = self.safe
+            effects.append(Released(self.safe))
         return effects

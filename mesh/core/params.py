@@ -25,6 +25,7 @@ class Params:
     resume_wait: float = 1.0  # after a suspend a leader grants nothing until members answered or this has passed
     mature_after: float = 60.0  # two members together for this long, and the mesh is no longer young
     successors: int = 2
+    copy_wait: float = 1.0  # a new leader whose successors still catch up acknowledges nothing alone for this long
     slow_sync: float = 5.0  # a journal that did not sync for this long makes its node yield
     inline_bytes: int = 16 * 1024
     slice_records: int = 2000  # per message and step, so that no step takes longer than 20 ms

@@ -48,6 +48,7 @@ class Tasks:
         self.ready = Ready()
         self.dirty = False  # something became ready: a matching may find a place for it
         self._changed: dict[TaskId, None] = {}
+        self._shown_at: dict[TaskId, int] = {}  # the position that has to be safe before a change is shown
         self._jobs_changed: dict[JobId, None] = {}
 
     def open(self, claim: Claim) -> None:
@@ -58,6 +59,7 @@ class Tasks:
 
     def close(self) -> None:
         self.claim, self.everything = NO_CLAIM, False
+        self._shown_at.clear()
 
     # -- what users ask for -----------------------------------------------------------------------------------------
 
@@ -142,6 +144,7 @@ class Tasks:
         state = self.ledger.tasks[task]
         spec = state.spec
         if spec is None or not (self.everything or spec.job in self.fresh):
+            self.ready.remove(task)  # it was, when everything was known; what is being read may say otherwise
             return
         if not state.acceptances and state.cancelled < state.run:
             success = state.success()
@@ -251,13 +254,23 @@ class Tasks:
             self.ready.reprioritise(job, int(register.value))
 
     def tell(self) -> None:
-        """End of a step: who watches is told what ended or changed, once that is durable."""
+        """End of a step: who watches is told what ended or changed, once that is safe."""
         if self._changed:
             tasks, self._changed = tuple(self._changed), {}
-            self.out.when_durable(TasksChanged(tasks))
+            position = self.out.recorded
+            self._shown_at.update(dict.fromkeys(tasks, position))
+            self.out.when_safe(lambda: self._show(tasks, position))
         if self._jobs_changed:
             jobs, self._jobs_changed = tuple(self._jobs_changed), {}
-            self.out.when_durable(JobsChanged(jobs))
+            self.out.when_safe(JobsChanged(jobs))
+
+    def _show(self, tasks: tuple[TaskId, ...], position: int) -> None:
+        """What changed again since, and is not safe yet in its last state, is shown then."""
+        still = tuple(task for task in tasks if self._shown_at.get(task) == position)
+        for task in still:
+            del self._shown_at[task]
+        if still:
+            self.out.do(TasksChanged(still))
 
     def check(self) -> None:
         for name, state in self.ledger.tasks.items():

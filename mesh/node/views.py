@@ -141,7 +141,7 @@ def status(machine: Machine, now: float) -> Document:
         "jobs": len(ledger.jobs),
         "tasks": totals,
         "journal_position": machine.out.synced,
-        "durable_on": list(machine.out.durable_on()),
+        "durable_on": list(machine.out.durable_on(machine.out.recorded)),
         "trouble": election.journal_trouble or None,
     }
 
@@ -163,7 +163,7 @@ def job(machine: Machine, name: JobId) -> Document:
         "best": _best(machine, state),
         "priority": int(machine.ledger.value(f"job/{name}", "priority") or state.spec.priority),
         "submitted_at": _time(state.spec.submitted_ms),
-        "durable_on": list(machine.out.durable_on()),
+        "durable_on": list(machine.out.durable_on(machine.out.recorded)),
     }
 
 

@@ -62,7 +62,7 @@ class PeerAddress(_message.Message):
     def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("seq", "echo", "life", "incarnation", "eligible", "why_not", "claim", "leader_heard", "leads", "followed", "suspects", "seen", "peers", "name", "role", "address", "position", "successors")
+    __slots__ = ("seq", "echo", "life", "incarnation", "eligible", "why_not", "claim", "leader_heard", "leads", "followed", "suspects", "seen", "peers", "name", "role", "address", "position", "successors", "caught_up")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     ECHO_FIELD_NUMBER: _ClassVar[int]
     LIFE_FIELD_NUMBER: _ClassVar[int]
@@ -81,6 +81,7 @@ class Heartbeat(_message.Message):
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     SUCCESSORS_FIELD_NUMBER: _ClassVar[int]
+    CAUGHT_UP_FIELD_NUMBER: _ClassVar[int]
     seq: int
     echo: int
     life: str
@@ -99,7 +100,8 @@ class Heartbeat(_message.Message):
     address: str
     position: int
     successors: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, seq: _Optional[int] = ..., echo: _Optional[int] = ..., life: _Optional[str] = ..., incarnation: _Optional[int] = ..., eligible: _Optional[bool] = ..., why_not: _Optional[str] = ..., claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., leader_heard: _Optional[bool] = ..., leads: _Optional[int] = ..., followed: _Optional[str] = ..., suspects: _Optional[_Iterable[str]] = ..., seen: _Optional[_Iterable[_Union[Sighting, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[PeerAddress, _Mapping]]] = ..., name: _Optional[str] = ..., role: _Optional[str] = ..., address: _Optional[str] = ..., position: _Optional[int] = ..., successors: _Optional[_Iterable[str]] = ...) -> None: ...
+    caught_up: bool
+    def __init__(self, seq: _Optional[int] = ..., echo: _Optional[int] = ..., life: _Optional[str] = ..., incarnation: _Optional[int] = ..., eligible: _Optional[bool] = ..., why_not: _Optional[str] = ..., claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., leader_heard: _Optional[bool] = ..., leads: _Optional[int] = ..., followed: _Optional[str] = ..., suspects: _Optional[_Iterable[str]] = ..., seen: _Optional[_Iterable[_Union[Sighting, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[PeerAddress, _Mapping]]] = ..., name: _Optional[str] = ..., role: _Optional[str] = ..., address: _Optional[str] = ..., position: _Optional[int] = ..., successors: _Optional[_Iterable[str]] = ..., caught_up: _Optional[bool] = ...) -> None: ...
 
 class Verdict(_message.Message):
     __slots__ = ("stays", "yields", "above", "established")
@@ -149,29 +151,37 @@ class Relayed(_message.Message):
     yielded: Yield
     def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ..., yield_request: _Optional[_Union[YieldRequest, _Mapping]] = ..., yielded: _Optional[_Union[Yield, _Mapping]] = ...) -> None: ...
 
-class Pull(_message.Message):
-    __slots__ = ("session", "journal", "position")
-    SESSION_FIELD_NUMBER: _ClassVar[int]
+class Cursor(_message.Message):
+    __slots__ = ("journal", "position", "digest")
     JOURNAL_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
-    session: int
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
     journal: str
     position: int
-    def __init__(self, session: _Optional[int] = ..., journal: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
+    digest: str
+    def __init__(self, journal: _Optional[str] = ..., position: _Optional[int] = ..., digest: _Optional[str] = ...) -> None: ...
+
+class Pull(_message.Message):
+    __slots__ = ("session", "cursors", "wait")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    CURSORS_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    cursors: _containers.RepeatedCompositeFieldContainer[Cursor]
+    wait: bool
+    def __init__(self, session: _Optional[int] = ..., cursors: _Optional[_Iterable[_Union[Cursor, _Mapping]]] = ..., wait: _Optional[bool] = ...) -> None: ...
 
 class Pulled(_message.Message):
-    __slots__ = ("session", "journal", "position", "end", "records")
+    __slots__ = ("session", "cursor", "end", "records")
     SESSION_FIELD_NUMBER: _ClassVar[int]
-    JOURNAL_FIELD_NUMBER: _ClassVar[int]
-    POSITION_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     session: int
-    journal: str
-    position: int
+    cursor: Cursor
     end: bool
     records: bytes
-    def __init__(self, session: _Optional[int] = ..., journal: _Optional[str] = ..., position: _Optional[int] = ..., end: _Optional[bool] = ..., records: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, session: _Optional[int] = ..., cursor: _Optional[_Union[Cursor, _Mapping]] = ..., end: _Optional[bool] = ..., records: _Optional[bytes] = ...) -> None: ...
 
 class PeerFrame(_message.Message):
     __slots__ = ("hello", "refusal", "heartbeat", "verdict", "yield_request", "yielded", "refused", "relayed", "pull", "pulled")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from mesh.core.messages import (
+    Cursor,
     Heartbeat,
     Hello,
     Pull,
@@ -105,6 +106,7 @@ def _put_heartbeat(m: pb.Heartbeat, heartbeat: Heartbeat) -> None:
         m.address,
         m.position,
         successors,
+        m.caught_up,
     ) = heartbeat
     put_claim(m.claim, claim)
     m.suspects.extend(suspects)
@@ -136,6 +138,7 @@ def _get_heartbeat(m: pb.Heartbeat) -> Heartbeat:
         m.address,
         m.position,
         tuple(m.successors),
+        m.caught_up,
     )
 
 
@@ -185,20 +188,31 @@ def _get_relayed(m: pb.Relayed) -> Relayed | None:
 
 
 def _put_pull(m: pb.Pull, pull: Pull) -> None:
-    m.session, m.journal, m.position = pull
+    m.session, cursors, m.wait = pull
+    for cursor in cursors:
+        _put_cursor(m.cursors.add(), cursor)
 
 
 def _get_pull(m: pb.Pull) -> Pull:
-    return Pull(m.session, m.journal, m.position)
+    return Pull(m.session, tuple(_get_cursor(part) for part in m.cursors), m.wait)
 
 
 def _put_pulled(m: pb.Pulled, pulled: Pulled) -> None:
-    m.session, m.journal, m.position, m.end, records = pulled
-    m.records = encode_records(records)
+    m.session, cursor, m.end, records = pulled
+    _put_cursor(m.cursor, cursor)
+    m.records = records if isinstance(records, bytes) else encode_records(records)
 
 
 def _get_pulled(m: pb.Pulled) -> Pulled:
-    return Pulled(m.session, m.journal, m.position, m.end, tuple(decode_records(m.records)))
+    return Pulled(m.session, _get_cursor(m.cursor), m.end, tuple(decode_records(m.records)))
+
+
+def _put_cursor(m: pb.Cursor, cursor: Cursor) -> None:
+    m.journal, m.position, m.digest = cursor
+
+
+def _get_cursor(m: pb.Cursor) -> Cursor:
+    return Cursor(m.journal, m.position, m.digest)
 
 
 _CODECS: dict[type[LinkMessage], tuple[str, Callable[[Any, Any], None], Callable[[Any], Any]]] = {

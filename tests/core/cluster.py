@@ -13,7 +13,7 @@ from mesh.core import events as ev
 from mesh.core.ids import AttemptId
 from mesh.core.lattice import FAILED, RELEASED, SUCCEEDED, Job, Outcome, Record, Retries, Shape, Task
 from mesh.core.machine import Machine
-from mesh.core.messages import Heartbeat, Pulled
+from mesh.core.messages import Cursor, Heartbeat, Pull, Pulled
 from mesh.core.params import Params
 from tests.core import shorthand
 from tests.core.bids import offer
@@ -36,6 +36,8 @@ class Node:
     unsynced: list[do.Persist] = field(default_factory=list)
     running: dict[AttemptId, str] = field(default_factory=dict)  # -> task
     stuck: bool = False  # its disk
+    waiting: dict[str, do.ServePull] = field(default_factory=dict)  # pulls, by who asked
+    pulls: dict[str, Pull] = field(default_factory=dict)  # that wait, as shown, by receiver
     beats: dict[str, Heartbeat] = field(default_factory=dict)  # what was last shown, by receiver
 
     @property
@@ -57,6 +59,7 @@ class Cluster:
         self.nodes: dict[str, Node] = {}
         self.links: dict[int, tuple[str, str]] = {}  # the end of the one who dialled is 2n, the other 2n + 1
         self.flight: list[tuple[str, str, ev.Received]] = []
+        self.copied: list[tuple[Node, ev.SuccessorSynced]] = []  # to be told
         self.dials: list[tuple[str, str]] = []
         self.cuts: set[frozenset[str]] = set()
         self.lines: list[str] = []
@@ -78,7 +81,7 @@ class Cluster:
             original = self.nodes[given["copy"]]
             node.disk = list(original.disk)
             me = me._replace(node=original.id, new_mesh_id=original.up.me.new_mesh_id)
-        node.unsynced, node.running, node.beats = [], {}, {}
+        node.unsynced, node.running, node.beats, node.waiting = [], {}, {}, {}
         node.machine = Machine(me, self.params, list(node.disk), self.now)
         self.feed(node, ev.Measured(offer(node.slots)))
 
@@ -100,6 +103,8 @@ class Cluster:
             node.disk += persist.records
         if batch:
             self.feed(node, ev.JournalSynced(batch[-1].position))
+            for pull in list(node.waiting.values()):
+                self._serve(node, pull, told=True)
 
     def deliver(self, source: str, target: str) -> None:
         """What is under way from one to the other now."""
@@ -210,7 +215,7 @@ class Cluster:
             node.machine.check(whole=True)
 
     def _carry_out(self, node: Node, effect: do.Effect) -> None:
-        if not (isinstance(effect, do.Send) and self._said(node, effect)):
+        if not self._said(node, effect):
             self.lines.append(f"{self.now - EPOCH:7.2f} {node.name} {shorthand.effect(effect)}")
         match effect:
             case do.Persist():
@@ -229,11 +234,7 @@ class Cluster:
                     self._close(link // 2)
                     self.feed(self.nodes[other], reason)
             case do.ServePull():
-                after = effect.position if effect.journal == node.name else 0
-                records = tuple(node.disk[after : after + SLICE])
-                last = after + len(records)
-                pulled = Pulled(effect.session, node.name, last, last >= len(node.disk), records)
-                self._carry_out(node, do.Send(effect.to, pulled))
+                self._serve(node, effect)
             case do.BeginAttempts():
                 node.running.update((a.attempt, a.task.id) for a in effect.assignments)
             case do.Exit():
@@ -241,9 +242,30 @@ class Cluster:
             case _:
                 pass  # told to people, or asked for by a command of its own
 
-    def _said(self, node: Node, send: do.Send) -> bool:
-        """Whether this is a heartbeat that says what the last one to that peer said."""
-        if not isinstance(send.message, Heartbeat):
+    def _serve(self, node: Node, pull: do.ServePull, told: bool = False) -> None:
+        """All of it in the order written; what the puller has from elsewhere is sent again."""
+        own = next((cursor for cursor in pull.cursors if cursor.journal == node.name), None)
+        after = own.position if own is not None else 0
+        node.waiting.pop(pull.to, None)
+        if own is not None and not told:
+            self.copied.append((node, ev.SuccessorSynced(pull.to, after)))
+        records = tuple(node.disk[after : after + SLICE])
+        if not records and pull.wait:
+            node.waiting[pull.to] = pull
+            return
+        last = after + len(records)
+        pulled = Pulled(pull.session, Cursor(node.name, last, "x"), last >= len(node.disk), records)
+        self._carry_out(node, do.Send(pull.to, pulled))
+
+    def _said(self, node: Node, send: do.Effect) -> bool:
+        """Whether this is a heartbeat that says what the last one to that peer said, or goes without saying."""
+        match send:
+            case do.Released() | do.ServePull():
+                return True
+            case do.Send(message=Pull(wait=True) as pull):
+                before, node.pulls[send.to] = node.pulls.get(send.to), pull
+                return before == pull
+        if not isinstance(send, do.Send) or not isinstance(send.message, Heartbeat):
             return False
         told = send.message._replace(seq=0, echo=0, position=0, peers=(), incarnation=0)
         before, node.beats[send.to] = node.beats.get(send.to), told
@@ -254,6 +276,11 @@ class Cluster:
             if node.unsynced and not node.stuck:
                 self.sync(node.name)
                 return True
+        if self.copied:
+            node, event = self.copied.pop(0)
+            if node.machine is not None:
+                self.feed(node, event)
+            return True
         if self.dials:
             self._answer_dial(*self.dials.pop(0))
             return True

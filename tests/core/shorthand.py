@@ -114,9 +114,10 @@ def message(what: say.Message) -> str:
         case say.Relayed():
             return f"relays {name_of(what.source)} to {name_of(what.target)}: {message(what.message)}"
         case say.Pull():
-            return f"pull after {what.position}"
+            after = " and ".join(f"{cursor.journal} {cursor.position}" for cursor in what.cursors) or "nothing"
+            return f"pull after {after}" + (", when there is more" if what.wait else "")
         case say.Pulled():
-            return f"pulled {len(what.records)} up to {what.position}" + (", the end" if what.end else "")
+            return f"pulled {len(what.records)} up to {what.cursor.position}" + (", the end" if what.end else "")
         case say.Report():
             parts = [f"declares {what.declares}/{what.slices}"] if what.declares else []
             parts += [attempt(each) for each in what.attempts]
@@ -140,8 +141,6 @@ def effect(what: do.Effect) -> str:
             return f"dials {what.address}"
         case do.Hangup():
             return f"hangs up ({what.code}): {what.reason}"
-        case do.ServePull():
-            return f"serves its journal to {name_of(what.to)} after {what.position}"
         case do.BeginAttempts():
             return f"begins in slot {what.slot}: {names(tuple(a.attempt for a in what.assignments))}"
         case do.StopAttempts():

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mesh.core.copies import Copies
 from mesh.core.effects import Effect, LeaderChanged, Notice, Send
 from mesh.core.election import ALONE, FOLLOWING, LEADING, Election
 from mesh.core.ids import NO_CLAIM, Claim, NodeId
@@ -23,14 +24,13 @@ class Rig:
         self.out = outbox(name, records)
         self.members = Members(self.me.node, self.me.address, PARAMS, self.out)
         self.caught_up = True
-        self.asked: list[NodeId] = []
-        self.election = Election(self.me, PARAMS, self.members, self.out, self._caught_up)
+        self.copies = Copies(PARAMS, self.members, self.out)
+        self.election = Election(self.me, PARAMS, self.members, self.out, self.copies, self._caught_up)
         self.now = 0.0
         self.steady: dict[str, dict[str, Any]] = {}
         self.said: list[Effect] = []  # since the last look
 
-    def _caught_up(self, source: NodeId) -> bool:
-        self.asked.append(source)
+    def _caught_up(self, now: float) -> bool:
         return self.caught_up
 
     # -- what happens
@@ -40,12 +40,27 @@ class Rig:
         self.settle()
 
     def settle(self, synced: bool = True) -> None:
-        self.election.tick(self.now)
-        self.said += self.out.flush()
+        self._step()
         while synced and not self.out.durable:
             self.out.on_synced(self.out.position)
-            self.election.tick(self.now)
-            self.said += self.out.flush()
+            self._step()
+
+    def _step(self) -> None:
+        """As the machine does it."""
+        self.election.tick(self.now)
+        if self.election.leading:
+            self.copies.open(self.now)
+            self.copies.recruit(self.now)
+        else:
+            self.copies.close()
+        self.copies.work(self.now)
+        self.said += self.out.flush()
+
+    def copied(self, name: str) -> None:
+        """That successor says that it has all we synced; twice, so that it counts."""
+        for _ in range(2):
+            self.copies.on_copied(node(name), self.out.synced, self.now)
+        self.settle()
 
     def hear(self, name: str, both_ways: bool = True, synced: bool = True, **says: Any) -> None:
         """A heartbeat, as the peer's next; by default it echoes one that we sent just now."""
@@ -560,7 +575,6 @@ def test_5_not_before_it_caught_up() -> None:
     rig.caught_up = False
     rig.wait(15.0)
     assert rig.sent(YieldRequest) == []
-    assert set(rig.asked) == {node("c")}
     rig.caught_up = True
     rig.wait(0.5)
     assert len(rig.sent(YieldRequest)) == 1
@@ -609,6 +623,21 @@ def test_5_the_incumbent_flushes_and_yields() -> None:
     rig.settle(synced=False)
     assert rig.role == ALONE, "it grants no more"
     assert rig.sent(Yield) == []
+    rig.settle()
+    assert rig.sent(Yield) == [], "what it recorded is not on its heir's disk yet"
+    rig.copied("a")
+    assert rig.sent(Yield, "a") == [Yield(claim("c", 5), "a lower id returned")]
+
+
+def test_5_an_heir_that_does_not_pull_is_told_all_the_same() -> None:
+    """It pulls then, before it grants."""
+    rig = incumbent()
+    rig.get("a", YieldRequest(claim("c", 5)))
+    rig.now += PARAMS.yield_timeout / 2 - 0.01
+    rig.settle()
+    assert rig.sent(Yield) == []
+    assert rig.copies.deadline(rig.now) == pytest.approx(rig.now + 0.01)
+    rig.now += 0.02
     rig.settle()
     assert rig.sent(Yield, "a") == [Yield(claim("c", 5), "a lower id returned")]
 
@@ -713,9 +742,22 @@ def test_8_a_leader_hands_over_to_the_next_in_line() -> None:
     rig.said = []
     rig.election.draining = True
     rig.election.abdicate("draining", rig.now)
-    rig.settle()
+    rig.copied("c")
     assert rig.sent(Yield) == [Yield(claim("a", 5), "draining")]
     assert rig.role == ALONE
+
+
+def test_8_it_hands_over_to_one_that_counts_before_a_lower_id_that_does_not() -> None:
+    rig = Rig("a")
+    rig.leading(5)
+    rig.hear("b", **follows("a", 5))
+    rig.hear("c", **follows("a", 5))
+    rig.copied("c")
+    rig.said = []
+    rig.election.draining = True
+    rig.election.abdicate("draining", rig.now)
+    rig.copied("c")
+    assert rig.sent(Yield, "c") == [Yield(claim("a", 5), "draining")]
 
 
 def test_8_what_cannot_be_flushed_is_not_waited_for() -> None:
@@ -749,13 +791,13 @@ def test_8_who_follows_has_nothing_to_hand_over() -> None:
     assert rig.said == []
 
 
-def test_successors_are_the_next_two_eligible_ids() -> None:
+def test_recruits_are_the_next_two_eligible_ids() -> None:
     rig = Rig("a")
     rig.leading(5)
     for name in ("e", "d", "c"):
         rig.hear(name, **follows("a", 5))
     rig.hear("b", **follows("a", 5), eligible=False)
-    assert rig.election.successors(rig.now) == [node("c"), node("d")]
+    assert rig.copies.recruits == (node("c"), node("d"))
 
 
 def test_a_leader_counts_who_follows_it_and_itself() -> None:

@@ -33,7 +33,7 @@ from mesh.core.lattice import (
 from mesh.core.leader import CLOSED, OPEN, PULLING, REBUILDING, Leader
 from mesh.core.ledger import ACTIVE, BROKEN, CANCELLED, DONE, PENDING
 from mesh.core.members import Members
-from mesh.core.messages import Grant, Orders, Pull, Pulled, Refused, Report
+from mesh.core.messages import Cursor, Grant, Orders, Pull, Pulled, Refused, Report
 from mesh.core.params import Params
 from mesh.core.puller import Puller
 from mesh.core.tasks import NOT_COUNTED
@@ -131,7 +131,8 @@ class Rig:
         self.out = outbox("a", records)
         self.params = params
         self.members = Members(node("a"), "a:1", params, self.out)
-        self.puller = Puller(params, self.members, self.out, self._absorb)
+        self.puller = Puller(params, self.members, self.out, (), self._absorb)
+        self.copies: dict[str, int] | None = None  # of successors; None: there is none to wait for
         self.leader = Leader(who("a", "leader"), params, self.members, self.puller, self.out)
         self.hands: dict[str, Hand] = {}
         self.now = 100.0
@@ -141,20 +142,22 @@ class Rig:
             self.leader.open(open_as, self.now)
             self.step()
 
-    def _absorb(self, records: tuple[Record, ...], now: float) -> None:
-        self.leader.on_records([record for record in records if self.out.record(record)], now)
+    def _absorb(self, records: tuple[Record, ...], cursor: Cursor, now: float) -> None:
+        self.leader.on_records(self.out.absorb(records, cursor), now)
 
     def pulled(self, *records: Record) -> list[Effect]:
         """What another node's journal holds."""
-        self._absorb(records, self.now)
+        self._absorb(records, Cursor("other", 1, ""), self.now)
         return self.step()
 
     def step(self) -> list[Effect]:
         self.leader.work(self.now)
+        self._release()
         effects = self.out.flush()
         if self.on_disk:
             while not self.out.durable:
                 self.out.on_synced(self.out.position)
+                self._release()
                 effects += self.out.flush()
         for hand in self.hands.values():
             for orders in messages(Orders, effects, hand.name):
@@ -162,6 +165,9 @@ class Rig:
         self.leader.check(whole=True)
         self.out.ledger.check(whole=True)
         return effects
+
+    def _release(self) -> None:
+        self.out.release(self.out.synced if self.copies is None else max(self.copies.values(), default=0))
 
     def sync(self) -> list[Effect]:
         self.on_disk = True
@@ -236,8 +242,11 @@ def test_a_submission_is_answered_when_it_is_on_disk_and_says_where() -> None:
 
 def test_a_submission_names_the_successors_that_have_it() -> None:
     rig = Rig()
-    rig.out.copies = {node("b"): 10_000, node("c"): rig.out.position}
-    assert one(Answer, rig.submit(*tasks(1))).durable_on == (node("a"), node("b"))
+    rig.copies = {node("b"): rig.out.position, node("c"): rig.out.position}
+    rig.out.holders = lambda position: tuple(n for n, copied in (rig.copies or {}).items() if copied >= position)
+    assert only(Answer, rig.submit(*tasks(1))) == [], "it is on our disk, and on no other one yet"
+    rig.copies[node("b")] = rig.out.position
+    assert one(Answer, rig.step()).durable_on == (node("a"), node("b"))
 
 
 def test_a_submission_that_is_sent_again_is_the_same_submission() -> None:
@@ -779,7 +788,7 @@ def test_an_unknown_id_is_denied_only_when_every_journal_was_read() -> None:
     rig.member("m")
     assert rig.ask(CancelAsked, "nothing").error == "NoLeader", "its journal was not read yet"
     rig.leader.on_heartbeat(rig.members.peers[node("m")], LEADER, "", rig.now)
-    rig.puller.on_pulled(node("m"), Pulled(1, "journal", 0, True, ()), rig.now)
+    rig.puller.on_pulled(node("m"), Pulled(1, Cursor("journal", 0, ""), True, ()), rig.now)
     assert rig.ask(CancelAsked, "nothing").error == "NotFound"
     rig.now += 5.0
     answer = rig.ask(CancelAsked, "nothing")
@@ -831,10 +840,10 @@ def test_a_takeover_pulls_rebuilds_and_then_grants_after_its_grace() -> None:
     rig.leader.open(LEADER, rig.now)
     effects = rig.step()
     assert rig.leader.phase == PULLING
-    assert messages(Pull, effects, "m") == [Pull(1, "", 0)]
+    assert messages(Pull, effects, "m") == [Pull(1, ())]
     hand = rig.hand(slots=8)
     assert hand.granted == {}
-    rig.puller.on_pulled(node("m"), Pulled(1, "journal", 1, True, (task("of-m"),)), rig.now)
+    rig.puller.on_pulled(node("m"), Pulled(1, Cursor("journal", 1, ""), True, (task("of-m"),)), rig.now)
     rig.step()
     assert rig.leader.phase == OPEN
     assert hand.granted == {}
@@ -916,7 +925,7 @@ def test_work_that_was_declared_before_its_task_was_known_runs_on() -> None:
     holder.declare()
     assert holder.unknown == [FORMER.id]
     known: tuple[Record, ...] = (job(), *tasks(1), FORMER)
-    rig.puller.on_pulled(node("m"), Pulled(1, "journal", 3, True, known), rig.now)
+    rig.puller.on_pulled(node("m"), Pulled(1, Cursor("journal", 3, ""), True, known), rig.now)
     rig.later(1.0)
     assert rig.leader.phase == OPEN
     assert other.granted == holder.granted == {}
@@ -1018,7 +1027,7 @@ def test_a_member_that_follows_is_pulled_once() -> None:
     peer = rig.members.peers[node("m")]
     rig.leader.on_heartbeat(peer, LEADER, "", rig.now)
     assert len(messages(Pull, rig.step())) == 1
-    rig.puller.on_pulled(node("m"), Pulled(1, "journal", 0, True, ()), rig.now)
+    rig.puller.on_pulled(node("m"), Pulled(1, Cursor("journal", 0, ""), True, ()), rig.now)
     rig.leader.on_heartbeat(peer, LEADER, "", rig.now)
     assert messages(Pull, rig.step()) == []
     rig.leader.on_heartbeat(peer, claim("z", 9), "", rig.now)
@@ -1032,7 +1041,7 @@ def test_a_member_whose_journal_can_be_written_again_is_pulled_again() -> None:
     rig.member("m")
     peer = rig.members.peers[node("m")]
     rig.leader.on_heartbeat(peer, LEADER, "its journal cannot be written", rig.now)
-    rig.puller.on_pulled(node("m"), Pulled(1, "journal", 0, True, ()), rig.now)
+    rig.puller.on_pulled(node("m"), Pulled(1, Cursor("journal", 0, ""), True, ()), rig.now)
     rig.step()
     rig.leader.on_heartbeat(peer, LEADER, "its journal cannot be written", rig.now)
     assert messages(Pull, rig.step()) == []

@@ -8,7 +8,7 @@ from mesh.core.ids import Claim
 from mesh.core.lattice import RUNNING, SUCCEEDED, Acceptance, Attempt, Claimed, Ended, Record, Run
 from mesh.core.leader import GRANTS_AT_ONCE, OPEN
 from mesh.core.machine import Machine
-from mesh.core.messages import Heartbeat, Orders, Pull, Pulled, Report
+from mesh.core.messages import Cursor, Heartbeat, Orders, Pull, Pulled, Report
 from tests.core.bids import bid, offer
 from tests.core.parts import PARAMS, beat, claim, hello, job, messages, node, only, persisted, success, tasks, who
 
@@ -91,10 +91,12 @@ def test_journals_are_asked_for_slice_by_slice() -> None:
     for number, part in enumerate(parts, 1):
         position += len(part)
         end = number == len(parts)
-        effects = rig.step(Received(node("m"), Pulled(asked[0].session, "journal", position, end, part)))
+        cursor = Cursor("journal", position, "")
+        effects = rig.step(Received(node("m"), Pulled(asked[0].session, cursor, end, part)))
         assert records_of(effects) <= SLICE
-        again = messages(Pull, effects, "m")
-        assert [pull.position for pull in again] == ([] if end else [position])
+        assert not messages(Pull, effects, "m"), "what it asks for next says what is on its disk"
+        again = messages(Pull, rig.step(JournalSynced(rig.machine.out.position)), "m")
+        assert [pull.cursors for pull in again] == ([] if end else [(cursor,)])
     assert len(rig.machine.ledger.tasks) == MANY
 
 

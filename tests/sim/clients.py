@@ -6,11 +6,11 @@ What was acknowledged and shown here is what a person may rely on.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from mesh.core import effects as do
 from mesh.core import events as ev
-from mesh.core.ids import JobId, TaskId
+from mesh.core.ids import JobId, NodeId, TaskId
 from mesh.core.lattice import Job, Task
 from mesh.core.ledger import DONE
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tests.sim.world import Host, World
 
 PATIENCE = 3.0
+CAUGHT_UP = 8.0  # seconds without a disturbance after which a leader has successors that count
+Holders: TypeAlias = tuple[float, tuple[NodeId, ...]]  # when, and on whose disks something was
 HOPS = 2  # of forwarding, as mesh.shell.server
 
 
@@ -43,11 +45,12 @@ class Clients:
         self.jobs: dict[JobId, Job] = {}
         self.tasks: dict[TaskId, Task] = {}  # submitted
         self.acknowledged: dict[TaskId, set[str]] = {}  # and the lives that did
-        self.cancelled: dict[TaskId, int] = {}  # and how many cancellations were acknowledged
+        self.held: dict[TaskId, list[Holders]] = {}  # where each acknowledgement said that it is
+        self.cancelled: dict[TaskId, list[Holders]] = {}  # and the same of each cancellation that was acknowledged
         self.retried: set[TaskId] = set()
         self.paused: list[JobId] = []
         self.submitted: dict[str, set[JobId]] = {}  # to each life
-        self.shown: dict[TaskId, set[str]] = {}  # digests of accepted results that a client was told
+        self.shown: dict[tuple[TaskId, str], list[Holders]] = {}  # digests of accepted results that clients were told
         self.open = 0
         self._calls: dict[tuple[int, int], Call] = {}
         self._numbers = 0
@@ -73,12 +76,19 @@ class Clients:
                 self.world.violate(f"submission of {part[0].id} was refused: {answer.error} {answer.message}")
             for task in part:
                 self.acknowledged.setdefault(task.id, set()).add(host.life)
+                self.held.setdefault(task.id, []).append((self.world.now, answer.durable_on))
 
         return done
+
+    def survives(self, promises: list[Holders]) -> bool:
+        """Whether one of these was made of what is not lost with the disks that it was on."""
+        return any(self.world.survives(nodes, since) for since, nodes in promises)
 
     def ask_again(self) -> None:
         """A submission repeated is the same submission, and the same id with other contents is refused."""
         for task in list(self.tasks.values())[::10]:
+            if not self.survives(self.held[task.id]):
+                continue
             job = self.jobs[task.job]
             self.ask(lambda call, job=job, task=task: ev.Submitted(call, job, (task,)), self._submitted((task,)))  # type: ignore[misc]
             other = task._replace(digest="other")
@@ -90,12 +100,12 @@ class Clients:
 
     def cancel(self, target: JobId | TaskId, tasks: Sequence[TaskId]) -> None:
         for task in tasks:
-            self.cancelled.setdefault(task, 0)
+            self.cancelled.setdefault(task, [])
 
         def done(answer: do.Answer, host: Host) -> None:
             self._known(answer, host, tasks)
             for task in tasks if not answer.error and answer.count == len(tasks) else ():
-                self.cancelled[task] += 1
+                self.cancelled[task].append((self.world.now, answer.durable_on))
 
         self.ask(lambda call: ev.CancelAsked(call, target), done)
 
@@ -130,7 +140,7 @@ class Clients:
             assert host.machine is not None
             known = {peer.life for peer in host.machine.members.peers.values()} | {host.life}
             for task in tasks:
-                if self.acknowledged.get(task, set()) & known:
+                if self.acknowledged.get(task, set()) & known and self.survives(self.held[task]):
                     self.world.violate(f"{host.name} denies {task}: {answer.message}")
 
     # -- how they ask -----------------------------------------------------------------------------------------------
@@ -189,12 +199,29 @@ class Clients:
             missing = [task for task in call.tasks if ("task", task) not in host.disk.known]
             if missing or len(host.disk.records) < call.position:
                 self.world.violate(f"{host.name} acknowledged call {answer.call} before it was on its disk")
+            self._check_copies(host, answer, call.tasks)
         if not call.request.answered:
             call.request.answered = True
             self.open -= 1
             if not answer.error:
                 self._leader = host
             call.request.done(answer, host)
+
+    def _check_copies(self, host: Host, answer: do.Answer, tasks: Sequence[TaskId]) -> None:
+        """What an answer says of the disks is so, and where it can be on two it is."""
+        for other in self.world.hosts:
+            if other.node in answer.durable_on and other.plan.ulid not in self.world.copied:
+                missing = [task for task in tasks if ("task", task) not in other.disk.known]
+                if missing:
+                    self.world.violate(f"{host.name} says that {missing[0]} is durable on {other.name}: it is not")
+        self._check_two(host, f"call {answer.call}", answer.durable_on)
+
+    def _check_two(self, host: Host, what: str, durable_on: tuple[NodeId, ...]) -> None:
+        if len(durable_on) < 2 and self.world.calm_for > CAUGHT_UP:
+            others = (h for h in self.world.hosts if h is not host and not self.world.net.is_cut(host, h))
+            able = [h.name for h in others if h.may_lead and _able(h)]
+            if able:
+                self.world.violate(f"{host.name} answers {what} with one copy, and {able} are there for another")
 
     def lost(self, host: Host) -> None:
         """Its process is gone: who waited for it tries elsewhere."""
@@ -211,4 +238,13 @@ class Clients:
                 and accepted is not None
                 and ("acceptance", task, accepted.attempt) in host.disk.known
             ):
-                self.shown.setdefault(task, set()).add(accepted.digest)
+                fact = ("acceptance", task, accepted.attempt)
+                holders = tuple(h.node for h in self.world.hosts if fact in h.disk.known)
+                self.shown.setdefault((task, accepted.digest), []).append((self.world.now, holders))
+                self._check_two(host, f"what became of {task}", holders)
+
+
+def _able(host: Host) -> bool:
+    """Whether it can be a successor, and has been for long enough to know everything."""
+    machine = host.machine
+    return host.up and machine is not None and host.disk.well_for() > CAUGHT_UP and not machine.election.draining

@@ -6,24 +6,36 @@ a crash leaves is what was written, which may be more than the machine was told.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from mesh.core import effects as do
 from mesh.core import events as ev
 from mesh.core.lattice import SUCCEEDED, Acceptance, Attempt, Claimed, Ended, Record, Run, Task
-from mesh.core.messages import Pulled
+from mesh.core.messages import Cursor, Pulled
 
 if TYPE_CHECKING:
     from tests.sim.world import Host, World
 
 SLICE = 50  # records per Pulled: small, so that transfers take several messages
 RETRY = 0.5
-Batch = list[tuple[int, tuple[Record, ...]]]
+Batch = list[do.Persist]
+
+
+class Row(NamedTuple):
+    """What one append left: ``digest`` stands for the content of the journal up to here."""
+
+    last: int
+    digest: str
+    source: Cursor
+    records: tuple[Record, ...]
 
 
 class Disk:
     def __init__(self, world: World, host: Host, journal: str) -> None:
         self.world, self.host, self.journal = world, host, journal
+        self.rows: list[Row] = []
         self.records: list[Record] = []
         self.known: set[tuple[object, ...]] = set()  # keys of records on disk, see key()
         self.paces = world.rng.choice(((0.0005, 0.002), (0.001, 0.004), (0.002, 0.02, 0.1)))
@@ -33,10 +45,14 @@ class Disk:
         self._told_failed = False
         self._queue: Batch = []
         self._writing: Batch | None = None
+        self._parked: dict[str, do.ServePull] = {}
+        self._names = 0
 
-    def start(self) -> list[Record]:
-        self._queue, self._writing, self._told_failed = [], None, False
-        return list(self.records)
+    def start(self) -> tuple[list[Record], list[Cursor]]:
+        """What a new process finds."""
+        self._queue, self._writing, self._told_failed, self._parked = [], None, False, {}
+        furthest = {row.source.journal: row.source for row in self.rows if row.source.journal}
+        return list(self.records), [furthest[journal] for journal in sorted(furthest)]
 
     def crash(self) -> None:
         """What was being written may have arrived, although nobody was told."""
@@ -50,17 +66,59 @@ class Disk:
             self._store((self._writing or []) + self._queue)
         self._queue, self._writing = [], None
 
-    def append(self, position: int, records: tuple[Record, ...]) -> None:
-        self._queue.append((position, records))
+    def copy_of(self, other: Disk) -> None:
+        self.rows, self.records, self.known = list(other.rows), list(other.records), set(other.known)
+        self.journal = other.journal
+
+    def rewind(self, rows: int) -> None:
+        """A backup is restored, of the time when there were so many rows."""
+        self.rows = self.rows[:rows]
+        self.records = [record for row in self.rows for record in row.records]
+        self.known = {each for record in self.records for each in _keys(record)}
+
+    def rename(self) -> None:
+        self._names += 1
+        self.journal = f"{self.journal.partition('/')[0]}/{self.host.index}.{self._names}"
+
+    def append(self, persist: do.Persist) -> None:
+        self._queue.append(persist)
         if self._writing is None:
             self._write()
 
     def serve(self, pull: do.ServePull) -> None:
-        after = pull.position if pull.journal == self.journal else 0
-        records = tuple(self.records[after : after + SLICE])
-        last = min(after, len(self.records)) + len(records)
-        end = last >= len(self.records)
-        self.world.net.send(self.host, pull.to, Pulled(pull.session, self.journal, last, end, records))
+        """As the driver and ``mesh.shell.journal`` do it between them."""
+        own = next((cursor for cursor in pull.cursors if cursor.journal == self.journal), None)
+        if own is not None and self._right(own):
+            self.world.after(0.0, self._copied, self.host.machine, ev.SuccessorSynced(pull.to, own.position))
+        elif own is not None:
+            self.rename()
+        self._parked.pop(pull.to, None)
+        self._answer(pull)
+
+    def _copied(self, machine: object, event: ev.SuccessorSynced) -> None:
+        if self.host.machine is machine and self.host.asleep_since is None:
+            self.world.feed(self.host, event)
+
+    def _right(self, cursor: Cursor) -> bool:
+        return not cursor.position or any((row.last, row.digest) == cursor[1:] for row in reversed(self.rows))
+
+    def _answer(self, pull: do.ServePull) -> None:
+        read = {cursor.journal: cursor for cursor in pull.cursors}
+        own = read.get(self.journal, Cursor(self.journal, 0, ""))
+        cursor, end = own, True
+        records: list[Record] = []
+        for row in self.rows[bisect_right(self.rows, own.position, key=lambda row: row.last) :]:
+            if len(records) >= SLICE:
+                end = False
+                break
+            known = read.get(row.source.journal) if row.source.journal else None
+            if known is None or row.source.position > known.position:
+                records += row.records
+            cursor = Cursor(self.journal, row.last, row.digest)
+        if pull.wait and cursor == own:
+            self._parked[pull.to] = pull
+        else:
+            self.world.net.send(self.host, pull.to, Pulled(pull.session, cursor, end, tuple(records)))
 
     def well_for(self) -> float:
         """Seconds since it last failed or was stuck; negative while it is."""
@@ -91,18 +149,27 @@ class Disk:
         if self._told_failed:
             self._told_failed = False
             self.world.feed(self.host, ev.JournalFailed(""))
-        self.world.feed(self.host, ev.JournalSynced(batch[-1][0]))
+        self.world.feed(self.host, ev.JournalSynced(batch[-1].position))
+        for pull in list(self._parked.values()):
+            del self._parked[pull.to]
+            self._answer(pull)
         if self._queue and self._writing is None and self.host.machine is machine:
             self._write()
 
     def _store(self, batch: Batch) -> None:
-        for position, records in batch:
-            self.records.extend(records)
-            assert len(self.records) == position, f"{self.host.name}: the journal has a hole before {position}"
-            self.known.update(map(key, records))
-            self.known.update(
-                ("success", r.task) for r in records if type(r) is Attempt and r.ended and r.phase == SUCCEEDED
-            )
+        for persist in batch:
+            self.world.appends += 1
+            self.rows.append(Row(persist.position, f"{self.world.appends}", persist.source, persist.records))
+            self.records.extend(persist.records)
+            assert len(self.records) == persist.position, f"{self.host.name}: a hole before {persist.position}"
+            for record in persist.records:
+                self.known.update(_keys(record))
+
+
+def _keys(record: Record) -> Iterator[tuple[object, ...]]:
+    yield key(record)
+    if type(record) is Attempt and record.ended and record.phase == SUCCEEDED:
+        yield "success", record.task
 
 
 def key(record: Record) -> tuple[object, ...]:

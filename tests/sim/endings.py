@@ -34,6 +34,8 @@ def unsettled(world: World) -> str:
         if name not in world.clients.acknowledged:
             return f"{name} was never acknowledged"
         state = leader.ledger.tasks.get(name)
+        if state is None and not world.clients.survives(world.clients.held[name]):
+            continue  # it was on the one disk alone that is lost
         if state is None or state.spec is None:
             return f"{name} was acknowledged and is not known to the leader"
         if state.state not in FINAL and any(fits(host.plan, task.shape) for host in running):
@@ -57,7 +59,8 @@ def judge(world: World) -> None:
         _rejoin(world, host)
         _agree(world, host, leader)
     for task in world.clients.acknowledged:
-        _judge_task(world, task, leader.ledger.tasks[task])
+        if task in leader.ledger.tasks:
+            _judge_task(world, task, leader.ledger.tasks[task])
     lowest = min((host.machine for host in running if host.may_lead and host.machine), key=lambda m: m.me.node)
     steady = world.params.settle * 2.0**lowest.election.losses
     if leader is not lowest and world.calm_for > steady * 1.01 + 5.0:
@@ -69,9 +72,9 @@ def judge(world: World) -> None:
 def _judge_task(world: World, task: TaskId, state: TaskState) -> None:
     accepted = state.accepted()
     digests = {acceptance.digest for acceptance in (state.acceptances or {}).values()}
-    lost = world.clients.shown.get(task, set()) - digests
-    if lost:
-        world.violate(f"{task} was shown with {lost}, and the leader knows of {digests} alone")
+    for (shown, digest), promises in world.clients.shown.items():
+        if shown == task and digest not in digests and world.clients.survives(promises):
+            world.violate(f"{task} was shown with {digest}, and the leader knows of {digests} alone")
     if state.state == DONE:
         assert accepted is not None
         if accepted.attempt not in state.attempts:
@@ -82,11 +85,14 @@ def _judge_task(world: World, task: TaskId, state: TaskState) -> None:
         if task not in world.clients.cancelled:
             world.violate(f"{task} is cancelled and nobody asked for it")
     elif state.state == BROKEN:
-        if any(("success", task) in host.disk.known for host in world.hosts if host.machine is not None):
+        disks = [host.disk for host in world.hosts if host.machine is not None]
+        # Who held a success forgets it once a leader has it; where that was on the one disk that was lost, it is gone.
+        if not world.ruined and any(("success", task) in disk.known for disk in disks):
             world.violate(f"{task} is failed, and a success of it is on a disk")
         if not world.runners.failed.get(task) and state.ended is not None and state.ended.code != "lost":
             world.violate(f"{task} is failed, and never failed anywhere")
-    if world.clients.cancelled.get(task) and task not in world.clients.retried and state.state not in (CANCELLED, DONE):
+    cancelled = world.clients.survives(world.clients.cancelled.get(task, []))
+    if cancelled and task not in world.clients.retried and state.state not in (CANCELLED, DONE):
         world.violate(f"{task} was cancelled, acknowledged, and is {state.state}")
 
 

@@ -88,12 +88,26 @@ class Faults:
         self.world.after(self.rng.uniform(20.0, 30.0), self.world.start, host)
 
     def destroy(self) -> None:
-        """A worker's machine is lost with its disk. What leads is spared: nothing is replicated live yet."""
-        workers = [host for host in self.world.hosts if not host.may_lead and host.machine is not None]
-        if workers:
-            host = self.rng.choice(workers)
+        """A machine is lost with its disk: one of a world's, whichever it is."""
+        host = self._leader()
+        if host.machine is not None and not self.world.ruined and not self.world.copied:
             self.world.crash(host, power=False)
             host.destroyed = True
+            self.world.ruin(host)
+
+    def restore(self) -> None:
+        """A disk dies, and a backup of a while ago takes its place."""
+        host, lasts = self._leader(), self._lasts()
+        rows, since = len(host.disk.rows), self.rng.uniform(1.0, 20.0)
+
+        def strike() -> None:
+            if host.machine is not None and not self.world.ruined and not self.world.copied:
+                self.world.crash(host)
+                host.disk.rewind(rows)
+                self.world.ruin(host)
+                self.world.after(lasts, self.world.start, host)
+
+        self.world.after(since, strike)
 
     def double(self) -> None:
         """Somebody copies a state directory, and starts the copy."""
@@ -104,8 +118,9 @@ class Faults:
 
     def copy(self, original: Host) -> None:
         self.world.disturb(f"a copy of {original.name} is started")
+        self.world.copied.add(original.plan.ulid)
         copy = type(original)(self.world, len(self.world.hosts), replace(original.plan, joins_at=0.0))
-        copy.disk.records, copy.disk.known = list(original.disk.records), set(original.disk.known)
+        copy.disk.copy_of(original.disk)
         copy.lives = 100  # the names of lives stay distinct
         self.world.hosts.append(copy)
         self.world.start(copy)
@@ -219,6 +234,7 @@ class Faults:
         host.plan = replace(host.plan, ulid=ulid)
         host.node = node_id(host.plan.rank, f"{ulid:026d}")
         host.exited = ""
+        host.disk.rename()  # as mesh.shell.journal, whose owner is another now
 
 
 KINDS: tuple[tuple[Callable[[Faults], None], int], ...] = (
@@ -230,7 +246,8 @@ KINDS: tuple[tuple[Callable[[Faults], None], int], ...] = (
     (Faults.sleep, 2),
     (Faults.freeze, 2),
     (Faults.drain, 2),
-    (Faults.destroy, 1),
+    (Faults.destroy, 2),
+    (Faults.restore, 1),
     (Faults.double, 1),
     (Faults.split, 3),
     (Faults.isolate, 2),

@@ -65,7 +65,7 @@ class Watcher:
                     self.promises.on_persist(host, machine, effect)
                 case do.BeginAttempts():
                     self.grants.on_begin(host, effect)
-                case do.TasksChanged() if type(event) is not ev.JournalSynced:
+                case do.TasksChanged():
                     self.promises.on_shown(host, machine, effect)
                 case do.LeaderChanged():
                     self.leaders.on_changed(host, machine)

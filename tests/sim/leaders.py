@@ -75,14 +75,14 @@ class Leaders:
         """Nobody who comes, or comes back, takes the leadership from one who leads."""
         if self.world.calm_beside(host) < STEADY:
             return
-        group = next(group for group in groups(self.world) if host in group)
+        group = group_of(self.world, host)
         if len({other.plan.ulid for other in group}) < len(group):
             return  # until one life of a copied state directory goes, its two leaderships are taken for one
         for other in group:
             machine = other.machine
             since = self.following.get(other.life, (NO_CLAIM, self.world.now))[1]
-            if other is host or machine is None or self.world.now - since < HEARD:
-                continue
+            if other is host or machine is None or self.world.now - since < HEARD or self.world.net.is_cut(host, other):
+                continue  # by way of one that both see, they find each other a moment later
             if machine.leading and machine.election.claim.established:
                 self.fail(f"{host.name} takes the leadership while {other.name} leads its group, undisturbed")
 
@@ -113,6 +113,10 @@ def groups(world: World) -> list[list[Host]]:
             frontier += near
         found.append(group)
     return found
+
+
+def group_of(world: World, host: Host) -> list[Host]:
+    return next(group for group in groups(world) if host in group)
 
 
 def disunity(world: World, group: list[Host]) -> str:

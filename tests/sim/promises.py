@@ -10,7 +10,7 @@ from mesh.core.lattice import LOST, TASK_CANCELLED, Acceptance, Ended
 from mesh.core.ledger import DONE, FINAL
 from mesh.core.messages import Heartbeat, Orders, Report
 from mesh.core.tasks import NOT_COUNTED
-from tests.sim.leaders import groups
+from tests.sim.leaders import group_of
 
 if TYPE_CHECKING:
     from mesh.core.machine import Machine
@@ -50,10 +50,10 @@ class Promises:
                         self._durable(host, "attempt", known.id, True)
 
     def _copied(self, host: Host) -> bool:
-        return any(other is not host and other.plan.ulid == host.plan.ulid for other in self.world.hosts)
+        return host.plan.ulid in self.world.copied
 
     def on_shown(self, host: Host, machine: Machine, effect: do.TasksChanged) -> None:
-        """Not released by a sync, so there was nothing to wait for: all that is known is on disk."""
+        """What is shown is on disk as it stands, not only what had been when it was queued."""
         for task in effect.tasks:
             state = machine.ledger.tasks[task]
             if state.state not in FINAL:
@@ -82,7 +82,7 @@ class Promises:
         if record.attempt not in self.world.runners.begun:
             self.fail(f"{host.name} accepts {record.attempt} of {record.task}, which never began")
         before = self.accepted.setdefault(record.task, [])
-        group = next(group for group in groups(self.world) if host in group) if before else []
+        group = group_of(self.world, host) if before else []
         for at, other, life, attempt in before:
             together = min(self.world.calm_for, self.world.now - at, other.disk.well_for())
             durable = ("acceptance", record.task, attempt) in other.disk.known

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import Any
 
@@ -92,7 +92,10 @@ class World:
         self.rng = random.Random(seed)
         self.now = 0.0
         self.steps = 0
+        self.appends = 0  # to any disk
         self.calmed = False  # faults are over: who still leaves comes back
+        self.copied: set[int] = set()  # ULIDs of which there was a copy
+        self.ruined: list[tuple[float, Host]] = []  # whose disk lost what was on it, and when
         self._disturbed: dict[Host | None, float] = {}  # when something last began or ceased to be wrong
         self.violations: list[str] = []
         self.log: list[str] = []
@@ -108,11 +111,12 @@ class World:
         self.after_step: list[Callable[[Host, ev.Event, list[do.Effect]], None]] = []
         self.hosts = [Host(self, index, host) for index, host in enumerate(plan.hosts)]
         self._effects: dict[type, Callable[[Host, Any], None]] = {
-            do.Persist: lambda host, e: host.disk.append(e.position, e.records),
+            do.Persist: lambda host, e: host.disk.append(e),
             do.Send: lambda host, e: self.net.send(host, e.to, e.message),
             do.Dial: lambda host, e: self.net.dial(host, e.address),
             do.Hangup: lambda host, e: self.net.hangup(host, e.link, e.reason, e.code),
             do.ServePull: lambda host, e: host.disk.serve(e),
+            do.Released: lambda host, e: None,
             do.BeginAttempts: self.runners.begin,
             do.StopAttempts: self.runners.stop,
             do.Answer: self.clients.answered,
@@ -163,6 +167,14 @@ class World:
         others = (when for other, when in self._disturbed.items() if other is not host)
         return 0.0 if self.net.restless else self.now - max(others, default=0.0)
 
+    def ruin(self, host: Host) -> None:
+        self.ruined.append((self.now, host))
+
+    def survives(self, nodes: Iterable[NodeId], since: float) -> bool:
+        """Whether what was on the disks of all these then is on one of them yet."""
+        lost = {host.node for when, host in self.ruined if when >= since}
+        return not lost.issuperset(nodes)
+
     # -- hosts ------------------------------------------------------------------------------------------------------
 
     def start(self, host: Host) -> None:
@@ -176,8 +188,8 @@ class World:
             host.node, host.life, host.name, host.plan.role, host.address, "sim", f"mesh-{host.life}", "0"
         )  # fmt: skip
         self.disturb(f"{host.name} {host.node} starts as {host.life} ({host.plan.role})", host)
-        records = host.disk.start()
-        host.machine = Machine(me, self.params, records, host.local(self.now))
+        records, cursors = host.disk.start()
+        host.machine = Machine(me, self.params, records, host.local(self.now), cursors)
         self.feed(host, ev.Measured(host.offer))
         if self.plan.discovery:
             self.after(self.rng.uniform(0.1, 1.5), self._browse, host, host.life, 2.0)
