@@ -37,7 +37,8 @@ from mesh.node.garbage import Collector
 from mesh.node.logbook import Book, Context
 from mesh.node.options import join_address
 from mesh.node.state import State
-from mesh.shell.journal import Journal, JournalError
+from mesh.shell.journal import Journal
+from mesh.shell.journal_file import JournalError
 from mesh.shell.links import Links, PortInUse
 from mesh.shell.runners import RunnerOptions, Runners
 from mesh.shell.server import Server

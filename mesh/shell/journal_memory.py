@@ -7,8 +7,13 @@ process that was killed finds when it starts again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from math import inf
 
 from mesh.core.lattice import Record
+from mesh.core.messages import NO_CURSOR, Cursor
+from mesh.shell.journal_rows import Kept, Row, Slice, chain
+from mesh.wire.ledger import encode_records
 
 
 class MemoryJournal:
@@ -17,7 +22,9 @@ class MemoryJournal:
         self.failure = ""  # set it, and syncs fail with this reason
         self._failed = False
         self._synced: list[Record] = []
-        self._pending: list[Record] = []
+        self._pending: list[tuple[Record, Cursor]] = []
+        self._digest = ""
+        self._rows = Kept(0, "", limit=inf)
         self._on_synced: Callable[[int], object] | None = None
         self._on_failed: Callable[[str], object] | None = None
         self._deliver: Callable[..., object] | None = None
@@ -26,6 +33,23 @@ class MemoryJournal:
     def position(self) -> int:
         """Of the last synced record; 0 where there is none."""
         return len(self._synced)
+
+    @property
+    def cursor(self) -> Cursor:
+        return Cursor(self.id, len(self._synced), self._digest)
+
+    def cursors(self) -> tuple[Cursor, ...]:
+        return self._rows.cursors()
+
+    def verify(self, cursor: Cursor) -> bool:
+        if cursor.journal != self.id:
+            return False
+        return cursor.position == 0 or self._rows.digest(cursor.position) == cursor.digest
+
+    def rename(self) -> str:
+        self._rows.forget_cursors(len(self._synced) + len(self._pending))
+        self.id += "'"
+        return self.id
 
     def start(
         self,
@@ -36,11 +60,11 @@ class MemoryJournal:
         assert self._deliver is None, "started twice"
         self._deliver, self._on_synced, self._on_failed = deliver, on_synced, on_failed
 
-    def append(self, position: int, records: Sequence[Record]) -> None:
+    def append(self, position: int, records: Sequence[Record], source: Cursor = NO_CURSOR) -> None:
         assert records, "an append of nothing has no position"
         expected = len(self._synced) + len(self._pending) + len(records)
         assert position == expected, f"{len(records)} records end at position {expected}, not {position}"
-        self._pending += records
+        self._pending += ((record, source) for record in records)
 
     def sync(self) -> int:
         """Make durable what is pending, unless :attr:`failure` forbids it, and tell; returns the position synced."""
@@ -52,17 +76,33 @@ class MemoryJournal:
         if self._failed:
             self._failed = False
             self._tell(self._on_failed, "")
-        if self._pending:
-            self._synced += self._pending
-            self._pending = []
+        pending, self._pending = self._pending, []
+        for _, group in groupby(pending, key=lambda item: item[1].journal):  # a row has records of one source
+            records, sources = zip(*group, strict=True)
+            self._add(records, max(sources))
             self._tell(self._on_synced, len(self._synced))
         return len(self._synced)
+
+    def _add(self, records: Sequence[Record], source: Cursor) -> None:
+        self._synced += records
+        last, body = len(self._synced), encode_records(records)
+        self._digest = chain(self._digest, last, len(records), source, body)
+        self._rows.add(Row(last, len(records), self._digest, source, body))
 
     def crash(self) -> None:
         """Forget what was not synced, and who was to be told: the process is gone."""
         self._pending = []
         self._failed = False
         self._deliver = self._on_synced = self._on_failed = None
+
+    def slice(self, cursors: Sequence[Cursor], limit_records: int, limit_bytes: int) -> Slice:
+        assert min(limit_records, limit_bytes) > 0, "a slice of nothing never ends"
+        found = self._rows.slice(self.id, cursors, limit_records, limit_bytes)
+        assert found is not None, "all rows are kept"
+        return found
+
+    def tail(self, cursors: Sequence[Cursor], limit_records: int, limit_bytes: int) -> Slice | None:
+        return self.slice(cursors, limit_records, limit_bytes)
 
     def read(self, after: int, limit: int) -> tuple[list[Record], int, bool]:
         assert limit > 0, "a slice of nothing never ends"

@@ -10,23 +10,27 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 
-from mesh.core.lattice import Run
-from mesh.shell import journal as module
-from mesh.shell.journal import (
+from mesh.core.lattice import Run, Shape, Task
+from mesh.core.messages import NO_CURSOR, Cursor
+from mesh.shell import journal_file as module
+from mesh.shell.journal import Journal
+from mesh.shell.journal_file import (
     MIGRATIONS,
-    ROW_RECORDS,
-    Journal,
     JournalCorrupt,
     JournalError,
     JournalTooNew,
     Migration,
 )
+from mesh.shell.journal_rows import KEPT_BYTES, ROW_BYTES, ROW_RECORDS, chain
 from mesh.wire.errors import WireError
+from mesh.wire.ledger import encode_records
 from tests.shell.journal_child import record
 from tests.shell.journal_ears import Ears, runs
 
@@ -202,14 +206,18 @@ def test_idle_it_writes_at_once_and_under_load_in_groups(path: Path) -> None:
 
 def test_a_row_ends_when_it_is_large(path: Path) -> None:
     journal = Journal.open(path)
-    for last in range(1500, 15_001, 1500):
-        journal.append(last, runs(last - 1499, last))
+    for last in range(900, 4501, 900):
+        journal.append(last, runs(last - 899, last))
+    journal.append(9500, runs(4501, 9500))  # one append is never divided
+    journal.append(9501, runs(9501, 9501))
+    journal.append(9502, [Task("t", "j", 0, "d", Shape(kind="k"), bytes(ROW_BYTES))])
+    journal.append(9503, runs(9503, 9503))
     Ears(journal)
     journal.close()
-    assert rows(path) == [4500, 4500, 4500, 1500]
-    assert max(rows(path)) < ROW_RECORDS + 1500
+    assert rows(path) == [1800, 1800, 900, 5000, 1, 1, 1]
+    assert ROW_RECORDS == 2000
     with closing(Journal.open(path)) as again:
-        assert again.read(4499, 3) == (runs(4500, 4502), 4502, False)
+        assert again.read(1799, 3) == (runs(1800, 1802), 1802, False)
 
 
 def test_a_failure_is_told_once_however_often_it_is_tried(path: Path) -> None:
@@ -255,7 +263,7 @@ def damaged(path: Path, match: str) -> None:
         with pytest.raises(JournalCorrupt, match=match):
             journal.read(0, 100)
     assert str(path) in str(caught.value)
-    assert "move it away" in str(caught.value)
+    assert "sets the damaged file aside" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -263,20 +271,26 @@ def damaged(path: Path, match: str) -> None:
     [
         "UPDATE batches SET body = zeroblob(length(body)) WHERE last = 6",
         "UPDATE batches SET body = substr(body, 1, length(body) - 1) WHERE last = 6",
-        "UPDATE batches SET crc = crc + 1 WHERE last = 6",
+        "UPDATE batches SET body = 5 WHERE last = 6",
+        "UPDATE batches SET digest = upper(digest) WHERE last = 6",
+        "UPDATE batches SET digest = CAST(x'ff' AS TEXT) WHERE last = 6",
+        "UPDATE batches SET source = 'J' WHERE last = 6",
+        "UPDATE batches SET source_position = 1 WHERE last = 6",
+        "UPDATE batches SET source_digest = 'd' WHERE last = 6",
         "UPDATE batches SET count = 5 WHERE last = 6",
+        "UPDATE batches SET count = 'x' WHERE last = 6",
         "UPDATE batches SET last = 5 WHERE last = 6",
     ],
 )
 def test_a_changed_batch_is_found(path: Path, change: str) -> None:
     filled(path, 2, 6, 9)
     sql(path, change)
-    damaged(path, "checksum")
+    damaged(path, "the batch that ends at position|UTF-8")
 
 
 def test_what_is_before_the_damage_can_be_read(path: Path) -> None:
     filled(path, 2, 6, 9)
-    sql(path, "UPDATE batches SET crc = crc + 1 WHERE last = 6")
+    sql(path, "UPDATE batches SET body = zeroblob(length(body)) WHERE last = 6")
     with closing(Journal.open(path)) as journal:
         assert journal.read(0, 2) == (runs(1, 2), 2, False)
         assert journal.read(6, 9) == (runs(7, 9), 9, True)
@@ -288,12 +302,45 @@ def test_a_missing_batch_is_found(path: Path) -> None:
     damaged(path, "records 3 to 6 are missing")
 
 
-@pytest.mark.parametrize(("count", "body", "why"), [(3, b"\xff", "cannot be read"), (2, b"", "not 2 records long")])
-def test_a_batch_that_is_none_is_found(path: Path, count: int, body: bytes, why: str) -> None:
+def test_what_is_served_from_the_file_is_checked(path: Path) -> None:
+    filled(path, 2, 6, 9)
+    sql(path, "UPDATE batches SET body = zeroblob(length(body)) WHERE last = 6")
+    with closing(Journal.open(path)) as journal:
+        start = journal.slice((), 2, 1000)
+        assert start.records() == runs(1, 2)
+        with pytest.raises(JournalCorrupt, match="position 6 is wrong"):
+            journal.slice((start.cursor,), 2, 1000)
+        after = Cursor(journal.id, 6, "")
+        assert journal.slice((after,), 9, 1000).records() == runs(7, 9)
+    sql(path, "DELETE FROM batches WHERE last = 6")
+    with closing(Journal.open(path)) as journal, pytest.raises(JournalCorrupt, match="are missing"):
+        journal.slice((start.cursor,), 9, 1000)
+
+
+def add_row(path: Path, last: int, count: int, body: bytes) -> None:
+    """With the digest that belongs to it."""
+    (before,) = sql(path, "SELECT digest FROM batches WHERE last = ?", last - count)
+    digest = chain(*before, last, count, NO_CURSOR, body)
+    sql(path, "INSERT INTO batches VALUES (?, ?, ?, '', 0, '', ?)", last, count, digest, body)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"), [(b"\xff", "cannot be read"), (encode_records(runs(1, 4)), "not 3 records long")]
+)
+def test_a_batch_that_is_none_is_found(path: Path, body: bytes, why: str) -> None:
     filled(path, 2)
-    last = 2 + count
-    sql(path, "INSERT INTO batches VALUES (?, ?, ?, ?)", last, count, module._checksum(last, count, body), body)
+    add_row(path, 5, 3, body)
     damaged(path, why)
+
+
+def test_records_of_a_kind_that_came_later_are_no_damage(path: Path) -> None:
+    filled(path, 2)
+    add_row(path, 4, 2, encode_records(runs(3, 3)) + b"\x0a\x04\xfa\x7f\x01x")  # field 2047
+    with (
+        closing(Journal.open(path)) as journal,
+        pytest.raises(JournalTooNew, match="of the 2 records up to position 4"),
+    ):
+        list(journal.records())
 
 
 def test_bytes_that_are_no_database_are_refused_and_kept(path: Path) -> None:
@@ -308,8 +355,9 @@ def test_bytes_that_are_no_database_are_refused_and_kept(path: Path) -> None:
 def test_a_database_of_others_is_refused_and_kept(path: Path) -> None:
     sql(path, "CREATE TABLE recipes (name)")
     before = path.read_bytes()
-    with pytest.raises(JournalCorrupt, match="recipes"):
+    with pytest.raises(JournalError, match="recipes") as caught:
         Journal.open(path)
+    assert not isinstance(caught.value, JournalCorrupt)  # nothing to set aside: it was never a journal
     assert path.read_bytes() == before
 
 
@@ -317,6 +365,14 @@ def test_a_journal_without_its_id_is_refused(path: Path) -> None:
     filled(path, 2)
     sql(path, "DELETE FROM identity")
     with pytest.raises(JournalCorrupt, match="no id"):
+        Journal.open(path)
+
+
+@pytest.mark.parametrize("table", ["schema", "identity", "batches"])
+def test_a_journal_without_one_of_its_tables_is_refused(path: Path, table: str) -> None:
+    filled(path, 2)
+    sql(path, f"DROP TABLE {table}")
+    with pytest.raises(JournalCorrupt, match=f"lacks its table {table}"):
         Journal.open(path)
 
 
@@ -366,7 +422,7 @@ def test_a_newer_schema_is_refused_and_kept(path: Path) -> None:
     filled(path, 2)
     sql(path, "INSERT INTO schema (version, name) VALUES (99, 'later')")
     before = path.read_bytes()
-    with pytest.raises(JournalTooNew, match=r"version 99.*up to 1") as caught:
+    with pytest.raises(JournalTooNew, match=r"version 99.*up to 2") as caught:
         Journal.open(path)
     assert str(path) in str(caught.value)
     assert path.read_bytes() == before
@@ -384,7 +440,11 @@ def test_an_older_schema_is_brought_up_to_date_and_keeps_its_records(
         with closing(Journal.open(path)) as journal:
             assert list(journal.records()) == runs(1, 2)
             assert journal.id == first
-    assert sql(path, "SELECT version, name FROM schema") == [(1, MIGRATIONS[0].name), (2, "a"), (3, "b")]
+    assert sql(path, "SELECT version, name FROM schema") == [
+        *((number, migration.name) for number, migration in enumerate(MIGRATIONS, 1)),
+        (3, "a"),
+        (4, "b"),
+    ]
 
 
 def test_a_migration_that_fails_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,8 +453,156 @@ def test_a_migration_that_fails_leaves_nothing(path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(module, "MIGRATIONS", (*MIGRATIONS, *later))
     with pytest.raises(JournalError, match="a already exists"):
         Journal.open(path)
-    assert sql(path, "SELECT max(version) FROM schema") == [(2,)]
+    assert sql(path, "SELECT max(version) FROM schema") == [(3,)]
     assert sql(path, "SELECT name FROM sqlite_master WHERE name = 'b'") == []
     monkeypatch.undo()
     with pytest.raises(JournalTooNew):
         Journal.open(path)
+
+
+# What version 1 did, in its own words.
+VERSION_1 = (
+    """CREATE TABLE schema (version INTEGER PRIMARY KEY, name TEXT NOT NULL,
+                            applied TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)""",
+    "CREATE TABLE identity (id TEXT NOT NULL)",
+    "INSERT INTO identity VALUES ('0123456789abcdef0123456789abcdef')",
+    """CREATE TABLE batches (last INTEGER PRIMARY KEY, count INTEGER NOT NULL,
+                             crc INTEGER NOT NULL, body BLOB NOT NULL)""",
+    "INSERT INTO schema (version, name) VALUES (1, 'identity and batches')",
+)
+
+
+def version_1(path: Path, *lasts: int) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        for statement in VERSION_1:
+            connection.execute(statement)
+        for first, last in pairwise((0, *lasts)):
+            body, count = encode_records(runs(first + 1, last)), last - first
+            crc = crc32(body, crc32(b"%d %d" % (last, count)))
+            connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?)", (last, count, crc, body))
+
+
+def test_a_journal_of_version_1_is_as_if_this_one_had_written_it(path: Path, tmp_path: Path) -> None:
+    version_1(path, 2, 6, 9)
+    filled(tmp_path / "now", 2, 6, 9)
+    rows = "SELECT * FROM batches ORDER BY last"
+    for _ in range(2):
+        with closing(Journal.open(path, owner="me")) as journal:
+            assert journal.id == "0123456789abcdef0123456789abcdef"
+            assert list(journal.records()) == runs(1, 9)
+            assert journal.cursors() == ()
+            assert journal.slice((), 100, 1000).records() == runs(1, 9)
+        assert sql(path, rows) == sql(tmp_path / "now", rows)
+    assert sql(path, "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name") == [
+        ("batches",),
+        ("identity",),
+        ("schema",),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("UPDATE batches SET crc = crc + 1 WHERE last = 6", "checksum of the batch that ends at position 6"),
+        ("DELETE FROM batches WHERE last = 6", "records 3 to 6 are missing"),
+        ("UPDATE batches SET body = 'x' WHERE last = 6", "is none"),
+    ],
+)
+def test_a_damaged_journal_of_version_1_stays_as_it_is(path: Path, change: str, why: str) -> None:
+    version_1(path, 2, 6, 9)
+    sql(path, change)
+    before = sql(path, "SELECT * FROM batches")
+    with pytest.raises(JournalCorrupt, match=why):
+        Journal.open(path)
+    assert sql(path, "SELECT * FROM batches") == before
+    assert sql(path, "SELECT version FROM schema") == [(1,)]
+
+
+# Whose it is, and whether it is what others read
+
+
+def test_a_copy_of_another_node_s_journal_takes_a_new_id(path: Path, tmp_path: Path) -> None:
+    with closing(Journal.open(path)) as journal:  # whoever does not say, does not own it
+        name = journal.id
+    for _ in range(2):
+        with closing(Journal.open(path, owner="A")) as journal:
+            assert journal.id == name
+            end = journal.cursor
+    copy = shutil.copy(path, tmp_path / "copy")
+    for _ in range(2):
+        with closing(Journal.open(Path(copy), owner="B")) as journal:
+            assert journal.id != name
+            assert not journal.verify(end)
+            copied = journal.id
+    with closing(Journal.open(path, owner="A")) as journal, closing(Journal.open(Path(copy))) as other:
+        assert (journal.id, other.id) == (name, copied)
+
+
+def test_a_file_that_was_put_back_is_told_from_what_was_read(path: Path, tmp_path: Path) -> None:
+    filled(path, 2, 6)
+    shutil.copy(path, tmp_path / "backup")
+    filled(path, 9)
+    with closing(Journal.open(path)) as journal:
+        read, kept = journal.cursor, journal.slice((), 6, 10_000).cursor
+    shutil.copy(tmp_path / "backup", path)
+    journal = Journal.open(path)
+    assert not journal.verify(read)  # beyond the end
+    assert journal.verify(kept)
+    journal.append(9, [Run("other", n, 0) for n in range(3)])  # what it does without knowing
+    ears = Ears(journal)
+    ears.until(9)
+    assert read[:2] == journal.cursor[:2]
+    assert not journal.verify(read)
+    journal.close()
+    with closing(Journal.open(path)) as journal:  # the same, from the file
+        assert not journal.verify(read)
+        assert journal.verify(kept)
+        assert not journal.verify(kept._replace(position=7))
+
+
+def test_a_name_that_cannot_be_written_is_not_taken(path: Path) -> None:
+    filled(path, 2)
+    with closing(Journal.open(path, busy_timeout=0.01)) as journal:
+        name = journal.id
+        with closing(sqlite3.connect(path, isolation_level=None)) as blocker:
+            blocker.execute("BEGIN IMMEDIATE")
+            with pytest.raises(JournalError, match="locked"):
+                journal.rename()
+        assert journal.id == name
+        fresh = journal.rename()
+    with closing(Journal.open(path)) as journal:
+        assert journal.id == fresh != name
+
+
+def test_what_waits_to_be_written_when_it_is_renamed_was_asked_for_before(path: Path) -> None:
+    journal = Journal.open(path)
+    journal.append(2, runs(1, 2), Cursor("J", 2, "j"))
+    journal.rename()
+    journal.append(3, runs(3, 3), Cursor("K", 1, "k"))
+    Ears(journal)
+    journal.close()
+    assert journal.cursors() == (Cursor("K", 1, "k"),)
+    with closing(Journal.open(path)) as again:
+        assert again.cursors() == (Cursor("K", 1, "k"),)
+
+
+# Memory
+
+
+def test_memory_keeps_the_last_rows_and_no_more(path: Path) -> None:
+    journal = Journal.open(path)
+    ears = Ears(journal)
+    points = [journal.cursor]
+    for last in range(1, 21):
+        journal.append(last, [Task(f"t{last}", "j", 0, "d", Shape(kind="k"), bytes(KEPT_BYTES // 8))])
+        ears.until(last)
+        points.append(journal.cursor)
+    answered = [point.position for point in points if journal.tail((point,), 1000, 1 << 30) is not None]
+    assert answered in ([*range(13, 21)], [*range(12, 21)])
+    for point in points:
+        found = journal.tail((point,), 3, 1 << 30)
+        assert found in (None, journal.slice((point,), 3, 1 << 30))
+        assert journal.verify(point)
+        assert not journal.verify(point._replace(digest="x")) or not point.position
+    journal.close()

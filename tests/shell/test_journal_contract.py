@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mesh.core.ids import Claim
 from mesh.core.lattice import Attempt, Claimed, Job, Outcome, Record, Run, Shape, Task
+from mesh.core.messages import NO_CURSOR, Cursor
+from mesh.shell import journal_file, journal_rows
 from mesh.shell.journal import Journal
 from mesh.shell.journal_memory import MemoryJournal
+from mesh.shell.journal_rows import Slice
 from tests.shell.journal_ears import Ears, runs
 
 AnyJournal: TypeAlias = Journal | MemoryJournal
@@ -205,6 +211,251 @@ def test_closed_while_writes_fail_it_has_what_was_told(bench: Bench) -> None:
     assert list(again.records()) == runs(1, 1)
     again.append(2, [Run("other", 1, 0)])  # the positions that were never told are free
     again.close()
+
+
+# What other nodes read
+
+
+MUCH = 1 << 30
+
+
+class Scribe:
+    """Appends rows, one for each call, and has them synced."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self.journal = bench.open()
+        self.ears = Ears(self.journal)
+
+    def write(self, count: int = 1, source: Cursor = NO_CURSOR) -> Cursor:
+        last = self.journal.position + count
+        self.journal.append(last, runs(last - count + 1, last), source)
+        self._bench.sync(self.journal)
+        self.ears.until(last)
+        return self.journal.cursor
+
+    def slice(self, *cursors: Cursor, records: int = MUCH, size: int = MUCH) -> Slice:
+        """From the file; what memory says is the same."""
+        found = self.journal.slice(cursors, records, size)
+        assert self.journal.tail(cursors, records, size) == found
+        return found
+
+
+@pytest.fixture
+def scribe(bench: Bench) -> Iterator[Scribe]:
+    scribe = Scribe(bench)
+    yield scribe
+    scribe.journal.close()
+
+
+def at(slice: Slice) -> tuple[int, bool, list[int]]:
+    """The position, whether it is the end, and the records' numbers."""
+    return slice.cursor.position, slice.end, [record.run for record in slice.records() if isinstance(record, Run)]
+
+
+def test_a_cursor_names_what_is_synced(scribe: Scribe) -> None:
+    journal = scribe.journal
+    assert journal.cursor == Cursor(journal.id, 0, "")
+    first, second = scribe.write(3), scribe.write(2)
+    assert first[:2] == (journal.id, 3)
+    assert second[:2] == (journal.id, 5)
+    assert {len(first.digest), len(second.digest)} == {32}
+    assert first.digest != second.digest
+
+
+def test_only_points_of_this_journal_are_verified(scribe: Scribe, bench: Bench) -> None:
+    journal = scribe.journal
+    points = [journal.cursor, scribe.write(3), scribe.write(2)]
+    bench.break_(journal)
+    journal.append(6, runs(6, 6))
+    for cursor in points:
+        assert journal.verify(cursor)
+        assert not journal.verify(cursor._replace(journal="other"))
+        assert not journal.verify(Cursor(journal.id, cursor.position + 1, cursor.digest))
+    assert not journal.verify(points[2]._replace(digest=points[1].digest))
+    assert not journal.verify(Cursor(journal.id, -1, ""))
+    assert not journal.verify(NO_CURSOR)
+    bench.mend(journal)
+    bench.sync(journal)
+    scribe.ears.until(6)
+    assert journal.verify(journal.cursor)
+
+
+def test_a_digest_stands_for_all_before_it_and_for_its_source(tmp_path: Path) -> None:
+    def digest(name: str, *appends: tuple[int, Cursor]) -> str:
+        bench = FileBench(tmp_path / name)
+        (tmp_path / name).mkdir()
+        scribe = Scribe(bench)
+        for number, source in appends:
+            last = scribe.journal.position + 1
+            scribe.journal.append(last, [Run("t", number, 0)], source)
+            scribe.ears.until(last)
+        scribe.journal.close()
+        return scribe.journal.cursor.digest
+
+    source = Cursor("J", 7, "d")
+    usual = digest("usual", (1, NO_CURSOR), (2, source), (3, NO_CURSOR))
+    assert usual == digest("same", (1, NO_CURSOR), (2, source), (3, NO_CURSOR))
+    assert usual != digest("early", (9, NO_CURSOR), (2, source), (3, NO_CURSOR))
+    for number, other in enumerate((NO_CURSOR, source._replace(journal="K"), source._replace(position=8))):
+        assert usual != digest(f"other{number}", (1, NO_CURSOR), (2, other), (3, NO_CURSOR))
+
+
+def test_slices_are_whole_rows_within_the_limits(scribe: Scribe) -> None:
+    assert at(scribe.slice(records=1)) == (0, True, [])
+    points = [scribe.write(count) for count in (2, 3, 1)]
+    assert at(scribe.slice()) == (6, True, [1, 2, 3, 4, 5, 6])
+    assert at(scribe.slice(records=1)) == (2, False, [1, 2])  # one row always
+    assert at(scribe.slice(records=4)) == (2, False, [1, 2])
+    assert at(scribe.slice(records=5)) == (5, False, [1, 2, 3, 4, 5])
+    assert at(scribe.slice(points[0], records=5)) == (6, True, [3, 4, 5, 6])
+    assert at(scribe.slice(points[2])) == (6, True, [])
+    assert [scribe.slice(records=n).cursor for n in (2, 5, 6)] == points
+    body = len(scribe.slice(records=2).body)
+    assert at(scribe.slice(size=1)) == (2, False, [1, 2])
+    assert at(scribe.slice(size=2 * body)) == (2, False, [1, 2])
+    assert at(scribe.slice(size=3 * body)) == (6, True, [1, 2, 3, 4, 5, 6])
+
+
+def test_what_its_reader_has_from_elsewhere_is_left_out(scribe: Scribe) -> None:
+    scribe.write()
+    for position in (4, 5, 9):
+        scribe.write(1, Cursor("J", position, f"j{position}"))
+    scribe.write(1, Cursor("K", 5, "k"))
+    end = scribe.write()
+    assert at(scribe.slice()) == (6, True, [1, 2, 3, 4, 5, 6])
+    assert at(scribe.slice(Cursor("L", 99, ""), NO_CURSOR)) == (6, True, [1, 2, 3, 4, 5, 6])
+    assert at(scribe.slice(Cursor("J", 5, "?"))) == (6, True, [1, 4, 5, 6])
+    assert at(scribe.slice(Cursor("J", 3, ""))) == (6, True, [1, 2, 3, 4, 5, 6])
+    assert at(scribe.slice(Cursor("J", 9, ""), Cursor("K", 5, ""))) == (6, True, [1, 6])
+    # The cursor passes what was left out before the row that did not fit, too.
+    first = scribe.slice(Cursor("J", 9, ""), records=1)
+    assert at(first) == (4, False, [1])
+    assert at(scribe.slice(Cursor("J", 9, ""), first.cursor)) == (6, True, [5, 6])
+    assert scribe.slice(Cursor("K", 5, "")).cursor == end
+    scribe.write(1, Cursor("J", 12, ""))
+    assert at(scribe.slice(end, Cursor("J", 12, ""))) == (7, True, [])
+    assert scribe.slice(end, Cursor("J", 12, "")).cursor == scribe.journal.cursor
+
+
+def test_a_row_has_records_of_one_source(bench: Bench) -> None:
+    journal = bench.open()
+    sources = [NO_CURSOR, NO_CURSOR, Cursor("J", 1, "a"), Cursor("J", 3, "b"), Cursor("K", 1, "c"), NO_CURSOR]
+    for last, source in enumerate(sources, 1):
+        journal.append(last, runs(last, last), source)
+    ears = Ears(journal)
+    bench.sync(journal)
+    ears.until(6)
+    assert ears.heard == [2, 4, 5, 6]
+    assert at(journal.slice((Cursor("J", 2, ""),), MUCH, MUCH)) == (6, True, [1, 2, 3, 4, 5, 6])
+    assert at(journal.slice((Cursor("J", 3, ""),), MUCH, MUCH)) == (6, True, [1, 2, 5, 6])
+    assert journal.cursors() == (sources[3], sources[4])
+    journal.close()
+
+
+def test_cursors_are_the_furthest_that_synced_rows_hold(scribe: Scribe, bench: Bench) -> None:
+    journal = scribe.journal
+    assert journal.cursors() == ()
+    k, j3, j5 = Cursor("K", 2, "k"), Cursor("J", 3, "j3"), Cursor("J", 5, "j5")
+    scribe.write(1, k)
+    scribe.write(2, j5)
+    scribe.write(1, j3)
+    scribe.write()
+    assert journal.cursors() == (j5, k)
+    bench.break_(journal)
+    journal.append(6, runs(6, 6), Cursor("L", 1, "l"))
+    assert journal.cursors() == (j5, k)
+    journal.close()
+    bench.mend(journal)
+    again = bench.open()
+    assert again.cursors() == (j5, k)
+    again.close()
+
+
+def test_renamed_it_has_the_same_rows_and_asks_others_anew(scribe: Scribe, bench: Bench) -> None:
+    journal = scribe.journal
+    old = scribe.write(3, Cursor("J", 3, "j"))
+    name = journal.rename()
+    assert journal.id == name != old.journal
+    assert journal.cursor == old._replace(journal=name)
+    assert journal.verify(journal.cursor)
+    assert not journal.verify(old)
+    assert at(scribe.slice(old)) == (3, True, [1, 2, 3])
+    assert journal.cursors() == ()
+    scribe.write(1, Cursor("J", 2, "later"))
+    journal.close()
+    again = bench.open()
+    assert again.id == name
+    assert again.cursors() == (Cursor("J", 2, "later"),)
+    assert list(again.records()) == runs(1, 4)
+    again.close()
+
+
+def test_opened_again_it_serves_what_it_had(scribe: Scribe, bench: Bench) -> None:
+    points = [scribe.write(2), scribe.write(2, Cursor("J", 2, "j")), scribe.write(2)]
+    scribe.journal.close()
+    again = bench.open()
+    assert again.cursor == points[2]
+    assert all(again.verify(point) for point in points)
+    assert at(again.slice((), MUCH, MUCH)) == (6, True, [1, 2, 3, 4, 5, 6])
+    assert at(again.slice((points[0], Cursor("J", 2, "j")), MUCH, MUCH)) == (6, True, [5, 6])
+    followed = again.tail(points[2:], MUCH, MUCH)
+    assert followed is not None
+    assert at(followed) == (6, True, [])
+    again.close()
+
+
+def test_a_call_looks_at_so_many_rows_and_no_more(scribe: Scribe, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (journal_rows, journal_file):
+        monkeypatch.setattr(module, "SCAN_ROWS", 4)
+    for last in range(1, 10):
+        scribe.write(1, Cursor("J", last, "") if last not in (7, 9) else NO_CURSOR)
+    known = Cursor("J", 9, "")
+    assert at(first := scribe.slice(known)) == (4, False, [])
+    assert at(second := scribe.slice(known, first.cursor)) == (8, False, [7])
+    assert at(scribe.slice(known, second.cursor)) == (9, True, [9])
+
+
+Step: TypeAlias = tuple[int, int]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), max_size=30), limit=st.integers(1, 5))
+def test_nodes_that_pull_from_each_other_get_each_record_once(steps: list[Step], limit: int) -> None:
+    """Three nodes; each step is one of them writing (itself) or pulling one slice (another)."""
+    nodes = [MemoryJournal("ABC"[number]) for number in range(3)]
+    cursors: list[dict[str, Cursor]] = [{}, {}, {}]
+    held: list[set[Record]] = [set(), set(), set()]
+    written: list[Record] = []
+
+    def pull(me: int, other: int) -> bool:
+        found = nodes[other].slice((*cursors[me].values(), nodes[me].cursor), limit, MUCH)
+        fresh = found.records()
+        # What went both ways at once may arrive twice, but only from who pulled it before it knew.
+        cursors[me][nodes[other].id] = found.cursor
+        new = [record for record in fresh if record not in held[me]]
+        held[me].update(new)
+        if new:
+            nodes[me].append(nodes[me].position + len(new), new, found.cursor)
+            nodes[me].sync()
+        return found.end
+
+    for me, other in steps:
+        if other in (me, 3):
+            record = Run(f"t{len(written)}", 1, 0)
+            written.append(record)
+            held[me].add(record)
+            nodes[me].append(nodes[me].position + 1, [record])
+            nodes[me].sync()
+        else:
+            pull(me, other)
+    for _ in range(3):  # then all of them catch up
+        for me in range(3):
+            for other in range(3):
+                while me != other and not pull(me, other):
+                    pass
+    for node in nodes:
+        assert sorted(node.records(), key=str) == sorted(written, key=str)
 
 
 def test_memory_forgets_at_a_crash_what_was_not_synced() -> None:
