@@ -80,7 +80,11 @@ class Copies:
         if position > copy.position or position >= self.out.synced:
             copy.progress = now
         copy.position = position
-        if not copy.counts and self._able(node, now) and position >= (self.out.synced if copy.goal is None else copy.goal):
+        if (
+            not copy.counts
+            and self._able(node, now)
+            and position >= (self.out.synced if copy.goal is None else copy.goal)
+        ):
             copy.counts = True
             self.out.note("info", "successor_caught_up", node=node, position=position)
         copy.goal = self.out.synced

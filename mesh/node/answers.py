@@ -43,8 +43,8 @@ class Answers:
     async def ask(self, event: Callable[[int], Event]) -> Answer:
         return await self._driver.ask(event)
 
-    async def durable(self) -> None:
-        await self._driver.durable()
+    async def safe(self) -> None:
+        await self._driver.safe()
 
     def document(self, name: str, *arguments: str) -> Any:
         machine, now = self.machine, self._clock.now()

@@ -92,7 +92,7 @@ class Daemon:
         config, state = self._config, self._state
         node = self._context.node = node_id(config.rank, state.ulid)
         try:
-            journal = self._journal = Journal.open(state.journal)
+            journal = self._journal = Journal.open(state.journal, owner=state.ulid)
         except JournalError as error:
             raise Refused(73, error.what, error.why, error.hint) from error
         runner_options = RunnerOptions(state.path, node, config.name)
@@ -110,7 +110,7 @@ class Daemon:
         address = join_address(dialable(config.host), port)
         me = Me(node, state.life, config.name, config.role, address, config.mesh, str(ULID()), __version__)
         try:
-            machine = self._machine = Machine(me, params.lan(), journal.records(), self._clock.now())
+            machine = self._machine = Machine(me, params.lan(), journal.records(), self._clock.now(), journal.cursors())
         except JournalError as error:
             raise Refused(73, error.what, error.why, error.hint) from error
         self._collector = Collector(self._clock.now())

@@ -23,15 +23,15 @@ from mesh.core import effects as fx
 from mesh.core import events as ev
 from mesh.core.errors import NoLeader
 from mesh.core.ids import JobId, NodeId, TaskId
-from mesh.core.lattice import Attempt, Job, Record, Task
-from mesh.core.messages import Message, Pulled
+from mesh.core.lattice import Record
+from mesh.core.messages import Cursor, Message
+from mesh.node.pulls import Pulls, Source
 
 log = logging.getLogger("mesh")
 
 EXIT_BROKEN = 70  # EX_SOFTWARE
 SLICE = 0.010  # seconds of steps in one turn; then sockets and pipes get theirs
 FROZEN = 1.5  # the loop ran this late: whatever the machine believes about others is as stale as after a suspend
-SLICE_BYTES = 4 * 1024 * 1024  # of payloads and results in one Pulled
 STORY = 40  # events kept for the log of a broken machine
 
 
@@ -77,13 +77,8 @@ class Machine(Protocol):
     def deadline(self) -> float | None: ...
 
 
-class JournalPort(Protocol):
-    @property
-    def id(self) -> str: ...
-
-    def append(self, position: int, records: Sequence[Record]) -> None: ...
-
-    def read(self, after: int, limit: int) -> tuple[Sequence[Record], int, bool]: ...
+class JournalPort(Source, Protocol):
+    def append(self, position: int, records: Sequence[Record], source: Cursor) -> None: ...
 
 
 class LinksPort(Protocol):
@@ -131,7 +126,7 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self.finished: asyncio.Future[int] = self._loop.create_future()
         self.appended = 0  # position of the last record handed to the journal
-        self.synced = 0
+        self.released = 0  # up to which all is on disk, on a successor's too where one counts
         self._machine: Machine | None = None
         self._queue: deque[ev.Event] = deque()
         self._story: deque[ev.Event] = deque(maxlen=STORY)
@@ -151,13 +146,15 @@ class Driver:
     def start(self, machine: Machine, ports: Ports, position: int = 0) -> None:
         """``position`` is the journal's last one, all of it synced."""
         self._machine, self._ports = machine, ports
-        self.appended = self.synced = position
+        self.appended = self.released = position
+        self._pulls = Pulls(ports.journal, ports.links.send, self.post, self._slice_records)
         self._execute: dict[type, Callable[..., None]] = {
             fx.Persist: self._on_persist,
             fx.Send: lambda e: ports.links.send(e.to, e.message),
             fx.Dial: lambda e: ports.links.dial(e.address),
             fx.Hangup: lambda e: ports.links.hangup(e.link, e.reason, e.code),
-            fx.ServePull: self._on_serve_pull,
+            fx.ServePull: self._pulls.serve,
+            fx.Released: self._on_released,
             fx.BeginAttempts: ports.runners.begin,
             fx.StopAttempts: ports.runners.stop,
             fx.Answer: self._on_answer,
@@ -191,11 +188,11 @@ class Driver:
 
     @property
     def settled(self) -> bool:
-        """Whether all that the machine knows now is on this disk."""
-        return self.synced >= self.appended
+        """Whether all that the machine knows now is safe: on disk here, and on a successor's where one counts."""
+        return self.released >= self.appended
 
-    async def durable(self) -> None:
-        """Waits until all that the machine knows now is on this disk, and the machine was told so."""
+    async def safe(self) -> None:
+        """Waits until all that the machine knows now is safe, and whatever had to be said of it was said."""
         if not self.settled:
             waiter = self._loop.create_future()
             self._durable.append((self.appended, waiter))
@@ -222,6 +219,8 @@ class Driver:
 
     def stop(self) -> None:
         """No step follows; whoever still waits is told to ask another node."""
+        if self._machine is not None:
+            self._pulls.close()
         if self._timer is not None:
             self._timer.cancel()
         self._finish(0, "stopped")
@@ -276,7 +275,7 @@ class Driver:
             for effect in self._machine.step(event, now):
                 self._execute[type(effect)](effect)
             if type(event) is ev.JournalSynced:
-                self._on_stepped_sync(event.position)
+                self._pulls.on_synced()
         except Exception:  # noqa: BLE001 - whatever it is, the machine is broken and the process ends
             story = "\n".join(f"  {e!r:.500}" for e in self._story)
             log.critical(
@@ -288,10 +287,10 @@ class Driver:
             self._finish(EXIT_BROKEN, "the machine broke")
         self._slowest = max(self._slowest, self._clock.now() - now)
 
-    def _on_stepped_sync(self, position: int) -> None:
-        """Only now: what was said because of this sync went out before what was waiting for it goes on."""
-        self.synced = max(self.synced, position)
-        while self._durable and self._durable[0][0] <= self.synced:
+    def _on_released(self, effect: fx.Released) -> None:
+        """The last effect of its step: what was said because of it went out before what waited for it goes on."""
+        self.released = effect.position
+        while self._durable and self._durable[0][0] <= self.released:
             waiter = self._durable.popleft()[1]
             if not waiter.done():
                 waiter.set_result(None)
@@ -318,37 +317,12 @@ class Driver:
     def _on_persist(self, effect: fx.Persist) -> None:
         self.appended = effect.position
         self._syncing.append((effect.position, self._clock.now()))
-        self._ports.journal.append(effect.position, effect.records)
-
-    def _on_serve_pull(self, effect: fx.ServePull) -> None:
-        journal = self._ports.journal
-        after = effect.position if effect.journal == journal.id else 0
-        records, last, end = journal.read(after, self._slice_records)
-        fit = _how_many(records)
-        if fit < len(records):
-            records, last, end = records[:fit], last - (len(records) - fit), False
-        self._ports.links.send(effect.to, Pulled(effect.session, journal.id, last, end, tuple(records)))
+        self._ports.journal.append(effect.position, effect.records, effect.source)
 
     def _on_answer(self, effect: fx.Answer) -> None:
         answer = self._calls.pop(effect.call, None)
         if answer is not None and not answer.done():  # else the caller hung up
             answer.set_result(effect)
-
-
-def _how_many(records: Sequence[Record]) -> int:
-    """Of these fit in one message; at least one."""
-    size = 0
-    for number, record in enumerate(records):
-        match record:
-            case Task():
-                size += len(record.payload)
-            case Attempt():
-                size += len(record.outcome.result) + len(record.outcome.detail) + len(record.outcome.metrics)
-            case Job():
-                size += len(record.source)
-        if size > SLICE_BYTES and number > 0:
-            return number
-    return len(records)
 
 
 def _on_notice(effect: fx.Notice) -> None:

@@ -71,7 +71,8 @@ class Mind(Protocol):
 
     async def ask(self, event: Callable[[int], Event]) -> Answer: ...
 
-    async def durable(self) -> None: ...
+    async def safe(self) -> None:
+        """Waits until all that is known now is on disk, here and on a successor's where one counts."""
 
     def document(self, name: str, *arguments: str) -> Any:
         """What the method of this name answers, fit for JSON. Raises MeshError."""
@@ -256,7 +257,7 @@ class Server:
         """Nothing is shown before its records are on disk."""
         try:
             async with asyncio.timeout(DISK_PATIENCE):
-                await self._mind.durable()
+                await self._mind.safe()
         except TimeoutError:
             raise NoLeader(
                 "this node cannot answer", "its journal has not reached the disk for seconds", "see meshctl status"

@@ -9,7 +9,7 @@ import pytest
 from mesh.core.copies import Copies
 from mesh.core.effects import Effect, LeaderChanged, Notice, Send
 from mesh.core.election import ALONE, FOLLOWING, LEADING, Election
-from mesh.core.ids import NO_CLAIM, Claim, NodeId
+from mesh.core.ids import NO_CLAIM, Claim
 from mesh.core.lattice import Claimed, Record
 from mesh.core.members import Members
 from mesh.core.messages import Message, Refused, Relayed, Sighting, Verdict, Yield, YieldRequest

@@ -13,9 +13,11 @@ from mesh.core import effects as fx
 from mesh.core import events as ev
 from mesh.core.errors import NoLeader
 from mesh.core.ids import NO_CLAIM, NodeId
-from mesh.core.lattice import Record, Register, Shape, Task
-from mesh.core.messages import Message, Pull, Pulled
+from mesh.core.lattice import Record, Register
+from mesh.core.messages import NO_CURSOR, Cursor, Message, Pull, Pulled
 from mesh.node.driver import EXIT_BROKEN, FROZEN, Driver, Ports, SystemClock
+from mesh.shell.journal_rows import Slice
+from mesh.wire.ledger import encode_records
 
 
 class HandClock:
@@ -60,13 +62,24 @@ class World:
         self.told: list[tuple[Any, ...]] = []
         self.rows: list[Record] = []
 
-    def append(self, position: int, records: Sequence[Record]) -> None:
-        self.told.append(("append", position))
+    def append(self, position: int, records: Sequence[Record], source: Cursor) -> None:
+        self.told.append(("append", position) if source == NO_CURSOR else ("append", position, source))
         self.rows += records
 
-    def read(self, after: int, limit: int) -> tuple[Sequence[Record], int, bool]:
-        rows = self.rows[after : after + limit]
-        return rows, after + len(rows), after + len(rows) == len(self.rows)
+    def verify(self, cursor: Cursor) -> bool:
+        return True
+
+    def rename(self) -> str:
+        raise AssertionError("every cursor was right")
+
+    def tail(self, cursors: Sequence[Cursor], limit_records: int, limit_bytes: int) -> Slice | None:
+        after = next((cursor.position for cursor in cursors), 0)
+        rows = self.rows[after : after + limit_records]
+        last = after + len(rows)
+        return Slice(Cursor(self.id, last, "x"), last == len(self.rows), encode_records(rows))
+
+    def slice(self, cursors: Sequence[Cursor], limit_records: int, limit_bytes: int) -> Slice:
+        raise AssertionError("all of it is kept in memory")
 
     def dial(self, address: str) -> None:
         self.told.append(("dial", address))
@@ -126,7 +139,7 @@ ROW = Register("node/1", "address", 1, "50-A", "x")
 async def test_effects_are_carried_out_in_the_order_given(rig: Rig) -> None:
     rig.machine.rules[ev.DialFailed] = lambda event: [
         fx.Persist(3, (ROW, ROW, ROW)),
-        fx.Send("50-B", Pull(1, "", 0)),
+        fx.Send("50-B", Pull(1, ())),
         fx.Dial("a:1"),
         fx.Hangup(4, "why", "foreign"),
         fx.BeginAttempts(2, ()),
@@ -140,7 +153,7 @@ async def test_effects_are_carried_out_in_the_order_given(rig: Rig) -> None:
     await rig.turn()
     assert rig.world.told == [
         ("append", 3),
-        ("send", "50-B", Pull(1, "", 0)),
+        ("send", "50-B", Pull(1, ())),
         ("dial", "a:1"),
         ("hangup", 4, "why", "foreign"),
         ("begin", 2),
@@ -310,17 +323,18 @@ async def test_answer_to_a_caller_that_left_is_dropped(rig: Rig) -> None:
     assert not rig.driver.finished.done()
 
 
-async def test_durable_waits_for_what_was_appended_and_no_more(rig: Rig) -> None:
+async def test_safe_waits_for_what_was_appended_and_no_more(rig: Rig) -> None:
     rig.machine.rules[ev.DialFailed] = lambda event: [fx.Persist(rig.driver.appended + 2, (ROW, ROW))]
+    rig.machine.rules[ev.JournalSynced] = lambda event: [fx.Released(event.position)]
     rig.start(position=10)
-    await asyncio.wait_for(rig.driver.durable(), 1)
+    await asyncio.wait_for(rig.driver.safe(), 1)
     rig.driver.post(ev.DialFailed("a:1", True))
     await rig.turn()
-    first = asyncio.ensure_future(rig.driver.durable())
+    first = asyncio.ensure_future(rig.driver.safe())
     await asyncio.sleep(0)
     rig.driver.post(ev.DialFailed("a:1", True))
     await rig.turn()
-    second = asyncio.ensure_future(rig.driver.durable())
+    second = asyncio.ensure_future(rig.driver.safe())
     rig.clock.time += 0.25
     rig.driver.on_synced(11)
     await rig.turn()
@@ -333,35 +347,41 @@ async def test_durable_waits_for_what_was_appended_and_no_more(rig: Rig) -> None
     await asyncio.wait_for(second, 1)
 
 
-@pytest.mark.parametrize(
-    ("journal", "position", "reply"),
-    [
-        ("journal-1", 1, Pulled(7, "journal-1", 3, False, (ROW, ROW))),
-        ("journal-1", 3, Pulled(7, "journal-1", 5, True, (ROW, ROW))),
-        ("journal-1", 5, Pulled(7, "journal-1", 5, True, ())),
-        ("other", 3, Pulled(7, "journal-1", 2, False, (ROW, ROW))),
-    ],
-)
-async def test_pull_is_served_in_slices(journal: str, position: int, reply: Pulled) -> None:
-    rig = Rig(slice_records=2)
-    rig.world.rows = [ROW] * 5
-    rig.machine.rules[ev.DialFailed] = lambda event: [fx.ServePull("50-B", 7, journal, position)]
+async def test_what_was_pulled_is_journaled_with_its_source(rig: Rig) -> None:
+    source = Cursor("other", 7, "d")
+    rig.machine.rules[ev.DialFailed] = lambda event: [fx.Persist(1, (ROW,), source), fx.Persist(2, (ROW,))]
     rig.driver.post(ev.DialFailed("a:1", True))
-    rig.start(position=5)
+    rig.start()
     await rig.turn()
-    assert rig.world.told == [("send", "50-B", reply)]
+    assert rig.world.told == [("append", 1, source), ("append", 2)]
+
+
+async def test_a_pull_that_waits_is_answered_once_there_is_more(rig: Rig) -> None:
+    cursor = Cursor("journal-1", 1, "x")
+    rig.world.rows = [ROW]
+    rig.machine.rules[ev.DialFailed] = lambda event: [fx.ServePull("50-B", 7, (cursor,), True)]
+    rig.start(position=1)
+    rig.driver.post(ev.DialFailed("a:1", True))
+    await rig.turn()
+    await rig.turn()
+    assert ev.SuccessorSynced("50-B", 1) in rig.machine.events()
+    assert rig.world.told == []
+    rig.world.rows.append(ROW)
+    rig.driver.on_synced(2)
+    await rig.turn()
+    assert rig.world.told == [("send", "50-B", Pulled(7, Cursor("journal-1", 2, "x"), True, encode_records([ROW])))]
 
 
 async def test_who_waits_for_the_disk_goes_on_after_what_the_machine_says_then(rig: Rig) -> None:
     rig.machine.rules[ev.DialFailed] = lambda event: [fx.Persist(1, (ROW,))]
-    rig.machine.rules[ev.JournalSynced] = lambda event: [fx.TasksChanged(("t1",))]
+    rig.machine.rules[ev.JournalSynced] = lambda event: [fx.TasksChanged(("t1",)), fx.Released(event.position)]
     rig.start()
     rig.driver.post(ev.DialFailed("a:1", True))
     await rig.turn()
     told: list[Any] = []
 
     async def wait() -> None:
-        await rig.driver.durable()
+        await rig.driver.safe()
         told.extend(rig.world.told)
 
     waiting = asyncio.ensure_future(wait())
@@ -369,16 +389,6 @@ async def test_who_waits_for_the_disk_goes_on_after_what_the_machine_says_then(r
     rig.driver.on_synced(1)
     await asyncio.wait_for(waiting, 5)
     assert ("tasks", ("t1",)) in told
-
-
-async def test_pull_of_large_records_is_cut_by_bytes(rig: Rig) -> None:
-    rig.world.rows = [Task(f"t{n}", "j", n, "", Shape(), b"x" * 3_000_000) for n in range(5)]
-    rig.machine.rules[ev.DialFailed] = lambda event: [fx.ServePull("50-B", 7, "journal-1", 2)]
-    rig.driver.post(ev.DialFailed("a:1", True))
-    rig.start(position=5)
-    await rig.turn()
-    ((_, _, pulled),) = rig.world.told
-    assert (len(pulled.records), pulled.position, pulled.end) == (1, 3, False)
 
 
 async def test_broken_machine_is_never_stepped_again(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
@@ -423,7 +433,7 @@ async def test_stopping_tells_all_who_wait(rig: Rig) -> None:
     await rig.turn()
     waiting = [
         asyncio.ensure_future(rig.driver.ask(lambda call: ev.CancelAsked(call, "j1"))),
-        asyncio.ensure_future(rig.driver.durable()),
+        asyncio.ensure_future(rig.driver.safe()),
     ]
     await rig.turn()
     rig.driver.stop()

@@ -17,7 +17,7 @@ import pytest
 from mesh.core.events import DialFailed, Event, LinkDown, LinkRefused, LinkUp, Received
 from mesh.core.ids import NO_CLAIM
 from mesh.core.lattice import NO_OUTCOME, Attempt, Register
-from mesh.core.messages import PROTOCOL, Hello, Message, Orders, Pull, Pulled, Report, Yield
+from mesh.core.messages import PROTOCOL, Cursor, Hello, Message, Orders, Pull, Pulled, Report, Yield
 from mesh.shell.links import Links, PortInUse
 from mesh.shell.links_stream import MAX_FRAMES, Stream
 from mesh.v1.peer_pb2 import PeerFrame
@@ -115,9 +115,9 @@ async def test_both_sides_learn_who_the_other_is(nodes: Callable[..., Any]) -> N
 async def test_messages_arrive_in_order_in_both_directions(nodes: Callable[..., Any]) -> None:
     one, two = await joined(nodes)
     for number in range(50):
-        one.links.send("50-B", Pull(number, "j", number))
-        two.links.send("50-A", Pull(-number, "j", number))
-    await asyncio.gather(one.hears(Pull(-49, "j", 49)), two.hears(Pull(49, "j", 49)))
+        one.links.send("50-B", Pull(number, (Cursor("j", number, ""),)))
+        two.links.send("50-A", Pull(-number, (Cursor("j", number, ""),)))
+    await asyncio.gather(one.hears(Pull(-49, (Cursor("j", 49, ""),))), two.hears(Pull(49, (Cursor("j", 49, ""),))))
     assert [e.message.session for e in two.events if isinstance(e, Received)] == list(range(50))
     assert {e.sender for e in two.events if isinstance(e, Received)} == {"50-A"}
 
@@ -215,8 +215,8 @@ async def test_repeated_dial_makes_one_link(nodes: Callable[..., Any]) -> None:
     for _ in range(5):
         one.links.dial(two.address)
     await one.sees(LinkUp)
-    one.links.send("50-B", Pull(1, "", 0))
-    await two.hears(Pull(1, "", 0))
+    one.links.send("50-B", Pull(1, ()))
+    await two.hears(Pull(1, ()))
     assert one.count(LinkUp) == two.count(LinkUp) == 1
 
 
@@ -241,18 +241,18 @@ async def test_newest_link_is_used_and_the_older_one_after_it(nodes: Callable[..
     second = await two.until(lambda event: isinstance(event, LinkUp) and event.dialed != "")
     await one.until(lambda event: isinstance(event, LinkUp) and event.dialed == "")
     older, newer = one.links._nodes["50-B"]
-    one.links.send("50-B", Pull(1, "", 0))
+    one.links.send("50-B", Pull(1, ()))
     assert (len(older.stream._frames), len(newer.stream._frames)) == (0, 1)
-    await two.hears(Pull(1, "", 0))
+    await two.hears(Pull(1, ()))
     two.links.hangup(second.link, "", "")
     await one.sees(LinkDown)
-    one.links.send("50-B", Pull(2, "", 0))
-    await two.hears(Pull(2, "", 0))
+    one.links.send("50-B", Pull(2, ()))
+    await two.hears(Pull(2, ()))
 
 
 async def test_message_without_a_link_is_dropped(nodes: Callable[..., Any]) -> None:
     one = await nodes("50-A")
-    one.links.send("50-X", Pull(1, "", 0))
+    one.links.send("50-X", Pull(1, ()))
     assert one.links.dropped == 1
 
 
@@ -344,7 +344,7 @@ async def test_large_frames_pass_and_too_large_ones_cost_no_link(nodes: Callable
     one, two = await joined(nodes)
 
     def pulled(size: int) -> Pulled:
-        return Pulled(1, "j", 1, True, (Register("s", "f", 1, "n", "x" * size),))
+        return Pulled(1, Cursor("j", 1, ""), True, (Register("s", "f", 1, "n", "x" * size),))
 
     one.links.send("50-B", pulled(65 * 1024 * 1024))
     assert one.links.dropped == 1

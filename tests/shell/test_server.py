@@ -51,7 +51,7 @@ class World:
         self.asked.append(made)
         return self.answer(made)
 
-    async def durable(self) -> None:
+    async def safe(self) -> None:
         await self.disk.wait()
 
     def document(self, name: str, *arguments: str) -> Any:

@@ -31,7 +31,8 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
         return SCALARS[annotation]
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (UnionType, Union):
-        return st.one_of(*map(values, arguments))
+        read = [argument for argument in arguments if argument is not bytes]  # what is encoded already is read decoded
+        return st.one_of(*map(values, read))
     if origin is tuple and arguments[-1] is Ellipsis:
         return st.lists(values(arguments[0]), max_size=3).map(tuple)
     if origin is tuple:

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from mesh.core.ids import NO_CLAIM, Claim
 from mesh.core.lattice import Shape, Task
 from mesh.core.messages import (
+    NO_CURSOR,
     WORK_MESSAGES,
     Bid,
+    Cursor,
     Device,
     Grant,
     Hello,
@@ -30,6 +32,7 @@ from mesh.core.work import Work
 from mesh.v1 import ledger_pb2, peer_pb2, work_pb2
 from mesh.wire import peer
 from mesh.wire.errors import WireError
+from mesh.wire.ledger import encode_records
 from mesh.wire.peer import PeerMessage, Refusal, decode_peer, encode_peer
 from mesh.wire.work import (
     decode_orders,
@@ -71,7 +74,7 @@ def test_what_links_carry_comes_back_as_it_was(kind: type) -> None:
 
 
 def test_a_message_of_nothing_but_defaults_is_still_one() -> None:
-    empty = {bool: False, int: 0, str: "", Claim: NO_CLAIM, PART: Yield(NO_CLAIM, "")}
+    empty = {bool: False, int: 0, str: "", Claim: NO_CLAIM, Cursor: NO_CURSOR, PART: Yield(NO_CLAIM, "")}
     for kind in ON_LINKS:
         message = kind(*(empty.get(hint, ()) for hint in fields(kind).values()))
         assert decode_peer(through(encode_peer(message))) == message
@@ -121,6 +124,12 @@ def test_the_opening_says_who_speaks_and_reports_nothing() -> None:
     assert decode_report(frame) is None
 
 
+def test_records_of_a_journal_go_out_as_they_stand_there() -> None:
+    row = Task("t1", "a-job", 1, "d", Shape(kind="a"), b"")
+    pulled = Pulled(1, Cursor("j", 2, "d"), True, (row,))
+    assert decode_peer(through(encode_peer(pulled._replace(records=encode_records([row]))))) == pulled
+
+
 def test_grants_of_one_class_share_their_shape() -> None:
     tasks = [Task(f"t{i}", "a-job", i, "d", Shape(kind="a"), b"") for i in range(2)]
     orders = Orders(NO_CLAIM, 1, tuple(Grant("a", 1, task, 5, (), 0) for task in tasks), (), (), ())
@@ -143,7 +152,7 @@ def test_malformed_parts_raise() -> None:
     "encode",
     [
         lambda: encode_peer(Refusal("", "\udcff")),
-        lambda: encode_peer(Pulled(2**63, "", 0, True, ())),
+        lambda: encode_peer(Pulled(2**63, NO_CURSOR, True, ())),
         lambda: encode_report(Report(NO_CLAIM, "\udcff", 0, (), (), None, 0)),
         lambda: encode_orders(Orders(NO_CLAIM, -(2**64), (), (), (), ())),
         lambda: encode_work(Work("command", argv=("\udcff",))),

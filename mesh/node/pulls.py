@@ -1,0 +1,107 @@
+"""What other nodes pull from this node's journal: slices to those who lag behind, news to those who wait.
+
+Owns the pulls that wait and the reading of slices beside the loop. It must not know what a record means, nor who leads.
+A journal whose puller has read what it does not hold was restored from a backup, rewound or copied: it takes a new id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from mesh.core.effects import ServePull
+from mesh.core.events import Event, SuccessorSynced
+from mesh.core.ids import NodeId
+from mesh.core.messages import Cursor, Message, Pulled
+from mesh.shell.journal_rows import Slice
+
+log = logging.getLogger("mesh")
+
+SLICE_BYTES = 4 * 1024 * 1024  # of records in one Pulled
+
+
+class Source(Protocol):
+    """The journal, as far as it is served to others."""
+
+    @property
+    def id(self) -> str: ...
+
+    def verify(self, cursor: Cursor) -> bool: ...
+
+    def rename(self) -> str: ...
+
+    def tail(self, cursors: Sequence[Cursor], limit_records: int, limit_bytes: int) -> Slice | None: ...
+
+    def slice(self, cursors: Sequence[Cursor], limit_records: int, limit_bytes: int) -> Slice: ...
+
+
+class Pulls:
+    """Call it in the loop: :meth:`serve` for each pull, :meth:`on_synced` when the journal holds more."""
+
+    def __init__(
+        self,
+        journal: Source,
+        send: Callable[[NodeId, Message], None],
+        post: Callable[[Event], None],
+        slice_records: int,
+    ) -> None:
+        self._journal, self._send, self._post, self._slice_records = journal, send, post, slice_records
+        self._waiting: dict[NodeId, ServePull] = {}
+        self._reading: dict[NodeId, asyncio.Task[None]] = {}
+
+    def serve(self, pull: ServePull) -> None:
+        """The latest pull of a node is the one that counts."""
+        self._forget(pull.to)
+        own = next((cursor for cursor in pull.cursors if cursor.journal == self._journal.id), None)
+        if own is not None and self._journal.verify(own):
+            self._post(SuccessorSynced(pull.to, own.position))
+        elif own is not None:
+            before = self._journal.id
+            log.warning(
+                "%s has read records up to %d of this journal, which are not in it: it was restored from a backup, "
+                "rewound or copied; it takes a new id and is pulled anew (%s, before %s)",
+                pull.to, own.position, self._journal.rename(), before,
+                extra={"event": "journal_renamed"},
+            )  # fmt: skip
+        self._answer(pull)
+
+    def on_synced(self) -> None:
+        for pull in list(self._waiting.values()):
+            del self._waiting[pull.to]
+            self._answer(pull)
+
+    def close(self) -> None:
+        for node in [*self._reading, *self._waiting]:
+            self._forget(node)
+
+    def _forget(self, node: NodeId) -> None:
+        self._waiting.pop(node, None)
+        reading = self._reading.pop(node, None)
+        if reading is not None:
+            reading.cancel()
+
+    def _answer(self, pull: ServePull) -> None:
+        found = self._journal.tail(pull.cursors, self._slice_records, SLICE_BYTES)
+        if found is not None:
+            self._tell(pull, found)
+        else:  # from the disk, which may be slow
+            self._reading[pull.to] = asyncio.get_running_loop().create_task(self._read(pull))
+
+    async def _read(self, pull: ServePull) -> None:
+        try:
+            found = await asyncio.to_thread(self._journal.slice, pull.cursors, self._slice_records, SLICE_BYTES)
+        except Exception:
+            log.exception("this journal cannot be read for %s", pull.to, extra={"event": "journal_unreadable"})
+            raise
+        finally:
+            if self._reading.get(pull.to) is asyncio.current_task():
+                del self._reading[pull.to]
+        self._tell(pull, found)
+
+    def _tell(self, pull: ServePull, found: Slice) -> None:
+        if pull.wait and found.end and found.cursor in (*pull.cursors, Cursor(self._journal.id, 0, "")):
+            self._waiting[pull.to] = pull
+        else:
+            self._send(pull.to, Pulled(pull.session, found.cursor, found.end, found.body))

@@ -1,0 +1,140 @@
+"""Pulls served from a journal in memory: who lags gets slices, who waits gets news, a wrong cursor renames."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from mesh.core.effects import ServePull
+from mesh.core.events import Event, SuccessorSynced
+from mesh.core.ids import NodeId
+from mesh.core.lattice import Record, Register
+from mesh.core.messages import NO_CURSOR, Cursor, Message, Pulled
+from mesh.node.pulls import Pulls
+from mesh.shell.journal_memory import MemoryJournal
+from mesh.wire.ledger import decode_records
+
+
+def row(number: int) -> Register:
+    return Register(f"node/{number}", "address", 1, "50-A", "x")
+
+
+class Rig:
+    def __init__(self, rows: int = 0, slice_records: int = 2) -> None:
+        self.journal = MemoryJournal("j")
+        self.sent: list[tuple[NodeId, Message]] = []
+        self.posted: list[Event] = []
+        self.pulls = Pulls(self.journal, lambda to, message: self.sent.append((to, message)), self.post, slice_records)
+        self.write(rows)
+
+    def post(self, event: Event) -> None:
+        self.posted.append(event)
+
+    def write(self, rows: int, source: Cursor = NO_CURSOR) -> list[Record]:
+        first = self.journal.position
+        records = [row(first + n) for n in range(rows)]
+        for number, record in enumerate(records, 1):
+            self.journal.append(first + number, [record], source)
+            self.journal.sync()  # a row for each
+        self.pulls.on_synced()
+        return records
+
+    def take(self, to: NodeId = "50-B") -> Pulled:
+        """The one answer that was sent since."""
+        ((node, message),) = self.sent
+        self.sent.clear()
+        assert node == to
+        assert isinstance(message, Pulled)
+        return message
+
+
+def records(pulled: Pulled) -> list[Record]:
+    assert isinstance(pulled.records, bytes)
+    return decode_records(pulled.records)
+
+
+def test_who_starts_from_nothing_gets_slice_after_slice_up_to_the_end() -> None:
+    rig = Rig(rows=5)
+    cursors: tuple[Cursor, ...] = ()
+    found: list[Record] = []
+    for number in range(3):
+        rig.pulls.serve(ServePull("50-B", 7, cursors, False))
+        pulled = rig.take()
+        found += records(pulled)
+        assert (pulled.session, pulled.end) == (7, number == 2)
+        cursors = (pulled.cursor,)
+    assert found == [row(n) for n in range(5)]
+    assert pulled.cursor == rig.journal.cursor
+    assert rig.posted == [SuccessorSynced("50-B", 2), SuccessorSynced("50-B", 4)], "what it asked with is on its disk"
+
+
+def test_who_has_everything_and_does_not_wait_is_told_so() -> None:
+    rig = Rig(rows=2)
+    rig.pulls.serve(ServePull("50-B", 7, (rig.journal.cursor,), False))
+    pulled = rig.take()
+    assert (pulled.end, pulled.cursor, records(pulled)) == (True, rig.journal.cursor, [])
+
+
+def test_who_waits_hears_of_the_next_record_once() -> None:
+    rig = Rig(rows=2)
+    rig.pulls.serve(ServePull("50-B", 7, (rig.journal.cursor,), True))
+    assert rig.sent == []
+    new = rig.write(1)
+    assert records(rig.take()) == new
+    rig.write(1)
+    assert rig.sent == [], "it asks again when that is on its disk"
+
+
+def test_who_waits_with_an_empty_journal_waits_too() -> None:
+    rig = Rig()
+    rig.pulls.serve(ServePull("50-B", 7, (), True))
+    assert rig.sent == []
+    new = rig.write(1)
+    assert records(rig.take()) == new
+
+
+def test_the_latest_pull_of_a_node_counts() -> None:
+    rig = Rig(rows=2)
+    for session in (7, 8):
+        rig.pulls.serve(ServePull("50-B", session, (rig.journal.cursor,), True))
+    rig.write(1)
+    assert rig.take().session == 8
+
+
+def test_records_that_the_puller_has_from_elsewhere_move_its_cursor_only() -> None:
+    rig = Rig(rows=1)
+    rig.pulls.serve(ServePull("50-B", 7, (Cursor("other", 9, "d"), rig.journal.cursor), True))
+    rig.write(1, Cursor("other", 8, "c"))
+    pulled = rig.take()
+    assert (records(pulled), pulled.cursor, pulled.end) == ([], rig.journal.cursor, True)
+
+
+@pytest.mark.parametrize("wrong", [Cursor("j", 1, "another content"), Cursor("j", 9, "")])
+def test_a_cursor_that_is_not_of_this_content_gives_the_journal_a_new_id(
+    wrong: Cursor, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig(rows=2)
+    with caplog.at_level(logging.WARNING):
+        rig.pulls.serve(ServePull("50-B", 7, (wrong,), True))
+    pulled = rig.take()
+    assert rig.journal.id != "j"
+    assert (pulled.cursor, len(records(pulled))) == (rig.journal.cursor, 2)
+    assert rig.posted == [], "it holds another journal, not a copy of this one"
+    assert "restored from a backup" in caplog.text
+
+
+async def test_what_is_not_kept_in_memory_is_read_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(rows=3, slice_records=5)
+    monkeypatch.setattr(rig.journal, "tail", lambda *_: None)
+    rig.pulls.serve(ServePull("50-B", 7, (), False))
+    assert rig.sent == []
+    await rig.pulls._reading["50-B"]
+    assert len(records(rig.take())) == 3
+    rig.pulls.serve(ServePull("50-B", 8, (), False))
+    reading = rig.pulls._reading["50-B"]
+    rig.pulls.close()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert rig.sent == []
