@@ -5,7 +5,8 @@ It must not decide anything, nor know of gRPC.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from mesh.core.effects import Answer
@@ -27,10 +28,20 @@ from mesh.wire.client import JobCounts, TaskResult
 class Answers:
     """Implements the ports Mind, Results and Logs of :mod:`mesh.shell.server`."""
 
-    def __init__(self, driver: Driver, clock: Clock, links: Links, runners: Runners, book: Book):
+    def __init__(
+        self,
+        driver: Driver,
+        clock: Clock,
+        links: Links,
+        runners: Runners,
+        book: Book,
+        damaged: Callable[[], Iterable[Path]] = tuple,
+    ):
+        """``damaged`` finds the journals that were set aside."""
         self.machine: Machine  # set before the first call is served: its address is that of the server
         self._driver, self._clock = driver, clock
         self._links, self._runners, self._book = links, runners, book
+        self._damaged = damaged
 
     # Mind.
 
@@ -62,7 +73,9 @@ class Answers:
             case "Explain", (task,):
                 return views.explain(machine, task, now)
             case "Status", ():
-                vitals = {**self._driver.vitals(), "dropped_messages": self._links.dropped}
+                vitals: dict[str, Any] = {**self._driver.vitals(), "dropped_messages": self._links.dropped}
+                if damaged := [str(path) for path in self._damaged()]:
+                    vitals["damaged_journals"] = damaged
                 return {**views.status(machine, now), **vitals}
         raise LookupError(f"{name}{arguments} is no question")
 

@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from ulid import ULID
@@ -38,7 +39,8 @@ from mesh.node.logbook import Book, Context
 from mesh.node.options import join_address
 from mesh.node.state import State
 from mesh.shell.journal import Journal
-from mesh.shell.journal_file import JournalError
+from mesh.shell.journal_file import JournalCorrupt, JournalError
+from mesh.shell.journal_salvage import finish, salvage, set_aside
 from mesh.shell.links import Links, PortInUse
 from mesh.shell.runners import RunnerOptions, Runners
 from mesh.shell.server import Server
@@ -91,10 +93,7 @@ class Daemon:
     async def start(self) -> None:
         config, state = self._config, self._state
         node = self._context.node = node_id(config.rank, state.ulid)
-        try:
-            journal = self._journal = Journal.open(state.journal, owner=state.ulid)
-        except JournalError as error:
-            raise Refused(73, error.what, error.why, error.hint) from error
+        self._open_journal()
         runner_options = RunnerOptions(state.path, node, config.name)
         try:
             runners = self._runners = Runners(
@@ -104,15 +103,13 @@ class Daemon:
             raise Refused(2, str(error)) from error
         except OSError as error:
             raise Refused(73, f"cannot prepare {state.path}", str(error), "is it writable, with space left?") from error
-        answers = Answers(self._driver, self._clock, self._links, runners, self._book)
+        damaged = partial(set_aside, state.journal)
+        answers = Answers(self._driver, self._clock, self._links, runners, self._book, damaged)
         server = self._server = Server(answers, answers, answers)
         port = self._bind(server)
         address = join_address(dialable(config.host), port)
         me = Me(node, state.life, config.name, config.role, address, config.mesh, str(ULID()), __version__)
-        try:
-            machine = self._machine = Machine(me, params.lan(), journal.records(), self._clock.now(), journal.cursors())
-        except JournalError as error:
-            raise Refused(73, error.what, error.why, error.hint) from error
+        journal, machine = self._read_journal(me)
         self._collector = Collector(self._clock.now())
         answers.machine = machine
         journal.start(self._loop.call_soon_threadsafe, self._driver.on_synced, self._on_failed)
@@ -170,6 +167,47 @@ class Daemon:
         return self._machine.hello(self._clock.now())
 
     # Beginnings.
+
+    def _open_journal(self) -> None:
+        state = self._state
+        try:
+            finish(state.journal)
+            try:
+                self._journal = Journal.open(state.journal, owner=state.ulid)
+            except JournalCorrupt as error:
+                self._journal = self._begin_anew(error)
+        except JournalError as error:
+            raise Refused(73, error.what, error.why, error.hint) from error
+
+    def _read_journal(self, me: Me) -> tuple[Journal, Machine]:
+        """All of it, once; where that meets damage, what is before it."""
+        assert self._journal is not None
+        try:
+            try:
+                self._machine = self._join(me, self._journal)
+            except JournalCorrupt as error:
+                self._journal.close()
+                self._journal = self._begin_anew(error)
+                self._machine = self._join(me, self._journal)
+        except JournalError as error:
+            raise Refused(73, error.what, error.why, error.hint) from error
+        return self._journal, self._machine
+
+    def _join(self, me: Me, journal: Journal) -> Machine:
+        return Machine(me, params.lan(), journal.records(), self._clock.now(), journal.cursors())
+
+    def _begin_anew(self, error: JournalCorrupt) -> Journal:
+        path = self._state.journal
+        aside, records = salvage(path, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
+        log.warning(
+            "%s: %s. It lies at %s now; %d records before the damage were kept, other members' journals have the rest",
+            error.what,
+            error.why,
+            aside,
+            records,
+            extra={"event": "journal_damaged", "fields": {"why": error.why, "aside": str(aside), "kept": records}},
+        )
+        return Journal.open(path, owner=self._state.ulid)
 
     def _bind(self, server: Server) -> int:
         host, port = self._config.host, self._config.port

@@ -2,7 +2,8 @@
 
 Owns the directory (made with mode 0700), its lock, the identity, the life, the path of the Unix socket and
 ``meshd.json``. What stands in the journal is not its business: ``--new-id`` draws a new identity and leaves the
-journal where it is, so its records stay in the mesh and only their holder is another node.
+journal where it is, so its records stay in the mesh and only their holder is another node. The journal remembers whose
+it is, and takes a new id then.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from mesh.core.messages import NO_CURSOR, Cursor
 from mesh.shell.journal_file import (
     INSERT,
     as_values,
+    check_size,
     connect,
     damaged,
     decode,
@@ -67,7 +68,7 @@ class Journal:
         self._end: tuple[int, str] = end or (0, "")  # what is synced: position and rolling digest
         position, digest = self._end
         sources = "SELECT source, source_position, source_digest FROM batches WHERE last > ? AND source != ''"
-        self._kept = Kept(position, digest, (Cursor(*source) for source in find(sources, identity[1:])))
+        self._kept = Kept(position, digest, (Cursor(*source) for source in find(sources, identity[1:]).fetchall()))
         self._appended = self._end[0]
         self._queue: SimpleQueue[_Append | None] = SimpleQueue()  # None: closing
         self._closing = threading.Event()
@@ -86,6 +87,7 @@ class Journal:
         """
         connections: list[sqlite3.Connection] = []
         try:
+            check_size(path)
             connections.append(connect(path, busy_timeout))
             migrate(path, connections[0])
             if owner:
@@ -95,7 +97,7 @@ class Journal:
         except BaseException as error:
             for connection in connections:
                 connection.close()
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, sqlite3.Error | OSError):
                 raise explain(path, error) from error
             raise
 

@@ -92,6 +92,17 @@ MIGRATIONS = (
     ),
 )
 TABLES = {"schema", "identity", "batches"}
+_PAGE = 512  # bytes: the smallest page of a database
+
+
+def check_size(path: Path) -> None:
+    """SQLite takes a file of less than a page for an empty one, and deletes the log of an empty or missing one."""
+    log = path.with_name(f"{path.name}-wal")
+    size = path.stat().st_size if path.exists() else 0
+    if size and size < _PAGE:
+        raise damaged(path, f"of its file {size} bytes are left")
+    if not size and log.exists() and log.stat().st_size:
+        raise damaged(path, f"its file is missing or empty, and only the log {log.name} is left")
 
 
 def connect(path: Path, busy_timeout: float = 1.0) -> sqlite3.Connection:
@@ -107,7 +118,9 @@ def connect(path: Path, busy_timeout: float = 1.0) -> sqlite3.Connection:
 
 def migrate(path: Path, connection: sqlite3.Connection) -> None:
     """Brings the schema up to date. Reads before it writes, so that a file of others stays as it is."""
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    # Whole at once, here and elsewhere: a cursor in the traceback of an error would keep a closed connection open.
+    found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    tables = {str(name) for (name,) in found}
     if tables and not tables & TABLES:
         raise JournalError(
             f"the journal {path} is none",
@@ -248,7 +261,7 @@ def decode(path: Path, row: Row) -> list[Record]:
     return records
 
 
-def explain(path: Path, error: sqlite3.Error) -> JournalError:
+def explain(path: Path, error: sqlite3.Error | OSError) -> JournalError:
     # Without a code: a text that is no UTF-8, or a connection that was closed.
     unknown = sqlite3.SQLITE_CORRUPT if isinstance(error, sqlite3.OperationalError) else sqlite3.SQLITE_ERROR
     code = getattr(error, "sqlite_errorcode", unknown) & 0xFF  # without its extension

@@ -217,14 +217,18 @@ def test_unwritable_state_directory_is_73(meshd: Callable[..., Meshd], tmp_path:
     assert "cannot write to the state directory" in daemon.said()
 
 
-def test_damaged_journal_is_73_and_untouched(meshd: Callable[..., Meshd], tmp_path: Path) -> None:
+def test_damaged_journal_is_set_aside(meshd: Callable[..., Meshd], tmp_path: Path) -> None:
     (tmp_path / "a").mkdir(mode=0o700)
     journal = tmp_path / "a" / "journal.sqlite"
     journal.write_bytes(b"this is no database" * 100)
     daemon = meshd("a")
-    assert daemon.ends() == 73
+    daemon.ready()
+    (aside,) = journal.parent.glob("journal.sqlite.damaged-*")
+    assert aside.read_bytes() == b"this is no database" * 100
+    assert daemon.status()["damaged_journals"] == [str(aside)]
+    daemon.stop()
     assert "is damaged" in daemon.said()
-    assert journal.read_bytes() == b"this is no database" * 100
+    assert str(aside) in daemon.said()
 
 
 @pytest.mark.parametrize(
