@@ -28,6 +28,7 @@ from mesh.task.processes import LINUX, kill_tree, send_signal
 
 KILL_AFTER = 2.0  # a process that was asked to go is given this long
 _MESSAGE_BYTES = 1 << 16
+_ROOM = memoryview(bytearray(READ_BYTES))  # of all channels: recv() would map and unmap as much for each read
 
 
 class Launcher(Protocol):
@@ -77,16 +78,16 @@ class Channel:
 
     def _read(self) -> bool:
         try:
-            data = self._socket.recv(READ_BYTES)
+            size = self._socket.recv_into(_ROOM)
         except BlockingIOError:
             return False
         except ConnectionResetError:
-            data = b""
-        if data:
-            self._on_frames(self._frames.feed(data))
+            size = 0
+        if size:
+            self._on_frames(self._frames.feed(bytes(_ROOM[:size])))
         else:
             self._loop.remove_reader(self._socket)  # its death is reported by its parent
-        return bool(data)
+        return bool(size)
 
     def close(self) -> None:
         """Read what is left, then close."""

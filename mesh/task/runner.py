@@ -55,6 +55,7 @@ class Runner:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._frames = FrameReader()
+        self._room = memoryview(bytearray(READ_BYTES))  # recv() would map and unmap as much for each frame
         self._queue: deque[tuple[Row, list[bytes]]] = deque()
         self._signals: dict[str, int] = {}  # attempts that are to stop, and the signal to stop them with
         self._lock = threading.Lock()  # a function may report from its threads
@@ -86,14 +87,14 @@ class Runner:
     def _receive(self, block: bool) -> None:
         """Read what meshd sent; between attempts without waiting, so that a stop comes before a beginning."""
         try:
-            data = self._control.recv(READ_BYTES, 0 if block else socket.MSG_DONTWAIT)
+            size = self._control.recv_into(self._room, 0, 0 if block else socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except ConnectionResetError as error:
             raise _MeshdGone from error
-        if not data:
+        if not size:
             raise _MeshdGone
-        for header, body in self._frames.feed(data):
+        for header, body in self._frames.feed(bytes(self._room[:size])):
             match header["op"]:
                 case "begin":
                     blobs, at = [], 0
