@@ -91,11 +91,13 @@ class Watcher:
         raise NoLeader("the leader of this mesh changed", "its tasks go on", "watch again")
 
     async def _rest(self, timeout: float | None) -> None:
+        """Until something changed, or it is time to tell how the job stands."""
+        timer = None if timeout is None else asyncio.get_running_loop().call_later(timeout, self._wake.set)
         try:
-            async with asyncio.timeout(timeout):
-                await self._wake.wait()
-        except TimeoutError:
-            return  # time to tell how the job stands
+            await self._wake.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def _take(self) -> list[TaskResult]:
         results: list[TaskResult] = []
