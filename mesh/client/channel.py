@@ -8,10 +8,11 @@ patience lasts. Owns the stubs and the mapping of a status to an error. Knows no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import Any
 
 # Unless told otherwise gRPC reports every daemon that goes on stderr, in the middle of the user's own output.
@@ -68,6 +69,10 @@ def error_of(failure: grpc.aio.AioRpcError, address: Address | None) -> MeshErro
     return MeshError(f"the node at {where} failed", f"{failure.code().name}: {failure.details()}", "see its log")
 
 
+def _failure(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), "no answer came by the stream", None)
+
+
 class Channel:
     """All calls of the client service. Use it in one event loop; :meth:`close` it there.
 
@@ -84,6 +89,7 @@ class Channel:
         self._connecting = asyncio.Lock()
         self._reached = False
         self._closing: set[asyncio.Task[None]] = set()
+        self._idle: list[Any] = []  # streams of the present stub that took a submission and can take another
 
     @property
     def address(self) -> Address | None:
@@ -108,6 +114,8 @@ class Channel:
             closing = asyncio.ensure_future(self._channel.close(CALL_TIMEOUT))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
+        while self._idle:
+            self._idle.pop().cancel()
         self._address = address
         self._channel = grpc.aio.insecure_channel(address.target, options=_OPTIONS)
         self._stub = services.ClientStub(self._channel)  # type: ignore[no-untyped-call]
@@ -124,7 +132,8 @@ class Channel:
 
     async def submit(self, job: Job, tasks: Iterable[Task]) -> tuple[int, tuple[str, ...]]:
         """Submit a slice; the nodes that hold it durably are returned with the count."""
-        reply = await self._call("Submit", encode_submit(job, tasks))
+        request = encode_submit(job, tasks)
+        reply = await self._answered(lambda stub: self._submit(stub, request))
         return reply.count, tuple(reply.durable_on)
 
     async def cancel(self, target: str) -> int:
@@ -193,10 +202,13 @@ class Channel:
     # -- until answered ----------------------------------------------------------------------------------------------
 
     async def _call(self, method: str, request: Any) -> Any:
+        return await self._answered(lambda stub: getattr(stub, method)(request, timeout=CALL_TIMEOUT))
+
+    async def _answered(self, ask: Callable[[services.ClientStub], Awaitable[Any]]) -> Any:
         attempts = _Attempts(self)
         while True:
             try:
-                reply = await getattr(await self.connect(), method)(request, timeout=CALL_TIMEOUT)
+                reply = await ask(await self.connect())
             except grpc.aio.AioRpcError as failure:
                 await attempts.failed(failure)
             except NoMeshFound as error:
@@ -205,37 +217,91 @@ class Channel:
                 self._reached = True
                 return reply
 
+    async def _submit(self, stub: services.ClientStub, request: pb.SubmitRequest) -> pb.SubmitReply:
+        """By a stream that is kept for the next one: a call of its own arrives 0.2 ms later (0.33 against 0.13)."""
+        call = None
+        while self._idle and (call is None or call.done()):
+            call = self._idle.pop()
+        if call is None or call.done():
+            call = stub.SubmitEach()
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT):
+                with contextlib.suppress(asyncio.InvalidStateError):  # it has ended, and reading says how
+                    await call.write(request)
+                reply = await call.read()
+        except grpc.aio.AioRpcError as failure:
+            if failure.code() is grpc.StatusCode.INTERNAL and not failure.trailing_metadata():
+                # So gRPC calls it when a stream breaks under a write; how it ended is not known then.
+                raise _failure(grpc.StatusCode.UNAVAILABLE) from failure
+            raise
+        except TimeoutError:
+            raise _failure(grpc.StatusCode.DEADLINE_EXCEEDED) from None
+        if not isinstance(reply, pb.SubmitReply):  # the end
+            raise _failure(grpc.StatusCode.UNAVAILABLE)
+        if stub is self._stub:
+            self._idle.append(call)
+        else:
+            call.cancel()
+        return reply
+
     async def _stream(self, method: str, request: Any) -> AsyncGenerator[Any, None]:
         attempts = _Attempts(self)
         while True:
             try:
-                call = getattr(await self.connect(), method)(request)
+                reader = _Reader(self, getattr(await self.connect(), method)(request))
                 try:
-                    while (reply := await self._next(call)) is not grpc.aio.EOF:  # type: ignore[attr-defined]
+                    while (reply := await reader.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
                         self._reached = True
                         attempts.heard()
                         yield reply
                     return
                 finally:
-                    call.cancel()
+                    reader.close()
             except grpc.aio.AioRpcError as failure:
                 await attempts.failed(failure)
             except NoMeshFound as error:
                 await attempts.not_found(error)
 
-    async def _next(self, call: Any) -> Any:
-        """The next message. A node that is silent is asked whether it lives; one that is not ends the stream."""
-        reading = asyncio.ensure_future(call.read())
+
+class _Reader:
+    """The messages of one stream. A node that is silent is asked whether it lives; one that is not ends the stream.
+
+    One task for a stream: a task and a timer for each message took 0.1 ms of it.
+    """
+
+    def __init__(self, channel: Channel, call: Any) -> None:
+        self._channel, self._call = channel, call
+        self._clock = asyncio.get_running_loop().time
+        self._heard = self._clock()
+        self._failure: Exception | None = None
+        self._asking = asyncio.ensure_future(self._ask())
+
+    async def read(self) -> Any:
+        try:
+            reply = await self._call.read()
+        except asyncio.CancelledError:
+            me = asyncio.current_task()
+            if self._failure is None or me is None or me.cancelling():
+                raise  # it is we who were cancelled, not the call
+            raise self._failure from None
+        self._heard = self._clock()
+        return reply
+
+    async def _ask(self) -> None:
         try:
             while True:
-                done, _ = await asyncio.wait({reading}, timeout=SILENCE)
-                if done:
-                    return reading.result()
-                stub = await self.connect()
-                await stub.Status(pb.Nothing(), timeout=CALL_TIMEOUT)
-        finally:
-            if not reading.done():
-                reading.cancel()
+                await asyncio.sleep(self._heard + SILENCE - self._clock())
+                if self._clock() >= self._heard + SILENCE:
+                    stub = await self._channel.connect()
+                    await stub.Status(pb.Nothing(), timeout=CALL_TIMEOUT)
+                    self._heard = self._clock()
+        except Exception as failure:  # noqa: BLE001 - whatever it is, who reads is told
+            self._failure = failure
+            self._call.cancel()
+
+    def close(self) -> None:
+        self._asking.cancel()
+        self._call.cancel()
 
 
 class _Attempts:

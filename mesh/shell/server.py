@@ -114,6 +114,7 @@ class Server:
         }
         for name, stream in (("Watch", self._watch), ("Logs", self._read_logs)):
             methods[name] = grpc.unary_stream_rpc_method_handler(self._stream(name, stream))
+        methods["SubmitEach"] = grpc.stream_stream_rpc_method_handler(self._submit_each)
         return grpc.method_handlers_generic_handler("mesh.v1.Client", methods)
 
     async def close(self) -> None:
@@ -151,14 +152,27 @@ class Server:
     def _unary(self, name: str, answer: Callable[[bytes], Awaitable[bytes]]) -> Any:
         async def handle(request: bytes, context: Context) -> bytes:
             try:
-                address = self._elsewhere(name, context)
-                if address:
-                    return await self._pass_on(self._channel(address), name, request, context)
-                return await answer(request)
+                return await self._answered(name, answer, request, context)
             except Exception as error:  # noqa: BLE001 - every one is answered, and logged where it is a defect
                 await _abort(context, name, error)
 
         return handle
+
+    async def _submit_each(self, _: AsyncIterator[bytes], context: Context) -> None:
+        try:
+            while isinstance(request := await context.read(), bytes):
+                await context.write(await self._answered("Submit", self._submit, request, context))
+        except Exception as error:  # noqa: BLE001 - as above
+            await _abort(context, "SubmitEach", error)
+
+    async def _answered(
+        self, name: str, answer: Callable[[bytes], Awaitable[bytes]], request: bytes, context: Context
+    ) -> bytes:
+        """Here, or by the leader."""
+        address = self._elsewhere(name, context)
+        if address:
+            return await self._pass_on(self._channel(address), name, request, context)
+        return await answer(request)
 
     def _stream(self, name: str, replies: Callable[[bytes, Context], AsyncIterator[bytes]]) -> Any:
         async def handle(request: bytes, context: Context) -> AsyncIterator[bytes]:

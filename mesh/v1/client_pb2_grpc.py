@@ -39,6 +39,11 @@ class ClientStub:
                 request_serializer=mesh_dot_v1_dot_client__pb2.SubmitRequest.SerializeToString,
                 response_deserializer=mesh_dot_v1_dot_client__pb2.SubmitReply.FromString,
                 _registered_method=True)
+        self.SubmitEach = channel.stream_stream(
+                '/mesh.v1.Client/SubmitEach',
+                request_serializer=mesh_dot_v1_dot_client__pb2.SubmitRequest.SerializeToString,
+                response_deserializer=mesh_dot_v1_dot_client__pb2.SubmitReply.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/mesh.v1.Client/Watch',
                 request_serializer=mesh_dot_v1_dot_client__pb2.WatchRequest.SerializeToString,
@@ -111,6 +116,13 @@ class ClientServicer:
 
     def Submit(self, request, context):
         """A slice of a job; the same job may come in many slices. Repeats are harmless: ids decide.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitEach(self, request_iterator, context):
+        """The same, one after another: each is answered before the next is read. The first that is refused ends the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -200,6 +212,11 @@ def add_ClientServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Submit': grpc.unary_unary_rpc_method_handler(
                     servicer.Submit,
+                    request_deserializer=mesh_dot_v1_dot_client__pb2.SubmitRequest.FromString,
+                    response_serializer=mesh_dot_v1_dot_client__pb2.SubmitReply.SerializeToString,
+            ),
+            'SubmitEach': grpc.stream_stream_rpc_method_handler(
+                    servicer.SubmitEach,
                     request_deserializer=mesh_dot_v1_dot_client__pb2.SubmitRequest.FromString,
                     response_serializer=mesh_dot_v1_dot_client__pb2.SubmitReply.SerializeToString,
             ),
@@ -294,6 +311,33 @@ class Client:
             request,
             target,
             '/mesh.v1.Client/Submit',
+            mesh_dot_v1_dot_client__pb2.SubmitRequest.SerializeToString,
+            mesh_dot_v1_dot_client__pb2.SubmitReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitEach(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mesh.v1.Client/SubmitEach',
             mesh_dot_v1_dot_client__pb2.SubmitRequest.SerializeToString,
             mesh_dot_v1_dot_client__pb2.SubmitReply.FromString,
             options,

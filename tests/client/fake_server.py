@@ -148,6 +148,13 @@ class FakeMesh(services.ClientServicer):
             self._changed.notify_all()
         return pb.SubmitReply(count=len(tasks), durable_on=[NODE])
 
+    def SubmitEach(
+        self, requests: Iterator[pb.SubmitRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.SubmitReply]:
+        self._enter("SubmitEach", context)
+        for request in requests:
+            yield self.Submit(request, context)
+
     def Watch(self, request: pb.WatchRequest, context: grpc.ServicerContext) -> Iterator[pb.WatchReply]:
         self._enter("Watch", context)
         job = self._job(request.job, context)

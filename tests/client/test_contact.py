@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import grpc
@@ -12,6 +13,8 @@ from mesh.client import channel as channels
 from mesh.client.address import Address, Finder
 from mesh.client.channel import error_of
 from mesh.core import errors
+from mesh.core.lattice import Job
+from mesh.v1 import client_pb2 as pb
 from tests.client.fake_server import FakeMesh
 
 
@@ -52,6 +55,54 @@ def test_a_refusal_is_not_repeated(client: MeshClient, mesh: FakeMesh) -> None:
         client.submit(double, 4).result(10)
     assert mesh.calls["Submit"] == 1
     assert client.submit(double, 5).result(10) == 10  # the next one is not affected
+
+
+def test_submissions_share_a_stream_until_it_breaks(client: MeshClient, mesh: FakeMesh) -> None:
+    assert [client.submit(double, n).result(10) for n in range(3)] == [0, 2, 4]
+    assert (mesh.calls["Submit"], mesh.calls["SubmitEach"]) == (3, 1)
+    mesh.stop()  # the stream that waits for a next submission ends, and that is no attempt that failed
+    mesh.start()
+    assert [client.submit(double, n).result(10) for n in range(3)] == [0, 2, 4]
+    assert mesh.calls["SubmitEach"] == 2
+
+
+async def test_a_submission_without_an_answer_is_given_up_and_repeated(
+    mesh: FakeMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "CALL_TIMEOUT", 0.2)
+    original, hung = mesh.Submit, threading.Event()
+
+    def hanging(request: pb.SubmitRequest, context: grpc.ServicerContext) -> pb.SubmitReply:
+        if not hung.is_set():
+            hung.set()
+            over = threading.Event()
+            context.add_callback(over.set)
+            over.wait(10)
+        return original(request, context)
+
+    mesh.Submit = hanging  # type: ignore[method-assign]
+    channel = channels.Channel(Finder(mesh.address))
+    job = Job("j1", "digest")
+    assert (await channel.submit(job, []))[0] == 0
+    assert hung.is_set()
+    assert mesh.calls["SubmitEach"] == 2
+    await channel.close()
+
+
+async def test_a_stream_that_breaks_under_a_submission_is_a_node_that_went_away(mesh: FakeMesh) -> None:
+    class Breaking:
+        def done(self) -> bool:
+            return False
+
+        async def write(self, request: object) -> None:
+            raise _Failure(grpc.StatusCode.INTERNAL, details="Internal error from Core")
+
+    channel = channels.Channel(Finder(mesh.address))
+    await channel.connect()
+    channel._idle.append(Breaking())
+    assert (await channel.submit(Job("j1", "digest"), []))[0] == 0
+    assert mesh.calls["SubmitEach"] == 1
+    await channel.close()
 
 
 def test_a_broken_watch_resumes(client: MeshClient, mesh: FakeMesh) -> None:

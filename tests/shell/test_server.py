@@ -207,6 +207,47 @@ async def test_too_large_a_task_is_refused(node: Node) -> None:
     assert node.world.asked == []
 
 
+async def test_submissions_of_a_stream_are_answered_one_after_another(node: Node) -> None:
+    node.world.answer = lambda event: fx.Answer(event.call, count=len(node.world.asked), durable_on=("50-A",))
+    call = node.stub.SubmitEach()
+    for number in (1, 2):
+        await call.write(submission())
+        reply = await call.read()
+        assert (reply.count, list(reply.durable_on)) == (number, ["50-A"])
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
+    assert await call.code() is grpc.StatusCode.OK
+
+
+async def test_the_first_submission_that_is_refused_ends_its_stream(node: Node) -> None:
+    node.world.answer = lambda event: fx.Answer(event.call, "Conflict", "job j1 exists")
+    call = node.stub.SubmitEach()
+    await call.write(submission())
+    assert await failure(call) == ("Conflict", grpc.StatusCode.ALREADY_EXISTS, "job j1 exists")
+
+
+async def test_a_submitter_that_leaves_is_no_defect(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    asked = asyncio.Event()
+
+    async def never(event: Callable[[int], ev.Event]) -> fx.Answer:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    for hold in (False, True):  # it leaves between two submissions, and while one is not answered
+        if hold:
+            node.world.ask = never  # type: ignore[method-assign]
+        channel = grpc.aio.insecure_channel(node.address)
+        call = ClientStub(channel).SubmitEach()
+        await call.write(submission())
+        await (asked.wait() if hold else call.read())
+        await channel.close(None)
+        for _ in range(3):
+            await node.stub.Status(pb.Nothing())
+    assert "defect" not in caplog.text
+    assert "Traceback" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("method", "request_", "event"),
     [
@@ -278,7 +319,10 @@ async def test_follower_passes_calls_on(pair: tuple[Node, Node]) -> None:
     follower, leader = pair
     assert json.loads((await follower.stub.Jobs(pb.Nothing())).json)["by"] == "leader"
     assert (await follower.stub.Submit(submission())).count == 1
-    assert len(leader.world.asked) == 1
+    stream = follower.stub.SubmitEach()
+    await stream.write(submission())
+    assert (await stream.read()).count == 1
+    assert len(leader.world.asked) == 2
     assert follower.world.asked == []
 
 
