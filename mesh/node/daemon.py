@@ -97,7 +97,7 @@ class Daemon:
         runner_options = RunnerOptions(state.path, node, config.name)
         try:
             runners = self._runners = Runners(
-                runner_options, self._driver.post, decode_work, lambda: time.time_ns() // 1_000_000
+                runner_options, self._driver.post_now, decode_work, lambda: time.time_ns() // 1_000_000
             )
         except ValueError as error:
             raise Refused(2, str(error)) from error

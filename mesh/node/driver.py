@@ -173,6 +173,16 @@ class Driver:
             self._turning = True
             self._loop.call_soon(self._turn)
 
+    def post_now(self, event: ev.Event) -> None:
+        """Steps it before this returns, where nothing is queued or under way; otherwise as :meth:`post`.
+
+        For what somebody waits for and what comes one by one, a callback of the loop each: a turn of the loop costs
+        0.03 ms, of which a task would wait four times. A burst posted so would let nobody else run.
+        """
+        self._queue.append(event)
+        if not self._turning and self._machine is not None:
+            self._turn()
+
     async def ask(self, event: Callable[[int], ev.Event]) -> fx.Answer:
         """Posts the event made with a fresh call number and waits for its Answer, however long that takes."""
         if self.finished.done():
@@ -180,7 +190,7 @@ class Driver:
         call = next(self._numbers)
         answer: asyncio.Future[fx.Answer] = self._loop.create_future()
         self._calls[call] = answer
-        self.post(event(call))
+        self.post_now(event(call))
         try:
             return await answer
         finally:
@@ -203,7 +213,7 @@ class Driver:
         now = self._clock.now()
         while self._syncing and self._syncing[0][0] <= position:
             self._sync = now - self._syncing.popleft()[1]
-        self.post(ev.JournalSynced(position))
+        self.post_now(ev.JournalSynced(position))
 
     def vitals(self) -> dict[str, float | int]:
         """How this process fares, for ``status``. Seconds; a sync still under way counts with its age."""
@@ -237,7 +247,7 @@ class Driver:
             self.finished.set_result(code)
 
     def _turn(self) -> None:
-        self._turning = False
+        self._turning = True  # what is posted meanwhile is stepped in this turn, or in the next
         if self.finished.done():
             return
         now = self._clock.now()
@@ -303,8 +313,8 @@ class Driver:
         if self.finished.done():
             return
         self._due = self._machine.deadline()
-        if self._queue or (self._due is not None and self._due <= now):
-            self._turning = True
+        self._turning = bool(self._queue) or (self._due is not None and self._due <= now)
+        if self._turning:
             self._loop.call_soon(self._turn)
         elif self._due is not None:
             self._timer = self._loop.call_later(self._due - now, self._on_timer)

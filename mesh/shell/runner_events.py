@@ -36,8 +36,14 @@ class Teller:
 
     def ended(self, attempt: AttemptId, phase: int, outcome: Outcome) -> None:
         if not self._ended:
-            self._loop.call_soon(self._emit_ended)
+            self._loop.call_soon(self.tell_ended)
         self._ended.append((attempt, phase, outcome))
+
+    def tell_ended(self) -> None:
+        """Now: where it is known that nobody calls from within, a lone ending need not wait for a turn of the loop."""
+        if self._ended:
+            ended, self._ended = self._ended, []
+            self._emit(AttemptsEnded(tuple(ended)))
 
     def close(self) -> None:
         for timer in (self._announcing, self._progressing):
@@ -58,7 +64,3 @@ class Teller:
         told = [(live.id, dumps(live.metrics)) for live in self._running() if live.id in progressed and live.metrics]
         if told:
             self._emit(AttemptsProgressed(tuple(told)))
-
-    def _emit_ended(self) -> None:
-        ended, self._ended = self._ended, []
-        self._emit(AttemptsEnded(tuple(ended)))

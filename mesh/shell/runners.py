@@ -20,6 +20,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ class Runners:
         launcher = ZygoteLauncher if options.chosen_mode() == "zygote" else SpawnLauncher
         self._launcher: Launcher = launcher(self._on_died, marker)
         self._life = f"{now_ms():x}"
+        self._key = secrets.token_bytes(32)
         self._numbers = itertools.count(1)
         self._preload: set[str] = set()
         self._teller = Teller(emit, self._running, options.poll)
@@ -119,8 +121,7 @@ class Runners:
         if slot.idle is not None:
             slot.idle.cancel()
             slot.idle = None
-        secret = secrets.token_hex(16)
-        for number, assignment in enumerate(effect.assignments):
+        for assignment in effect.assignments:
             if self._closing is not None:
                 self._teller.ended(assignment.attempt, RELEASED, Outcome(*_CLOSING))
                 continue
@@ -130,7 +131,7 @@ class Runners:
                 message = f"this node cannot read the task; {error}; it was submitted by another version"
                 self._teller.ended(assignment.attempt, FAILED, Outcome(type(error).__name__, message))
                 continue
-            live = Live(assignment, work, slot, f"{secret}{number:x}")
+            live = Live(assignment, work, slot, self._secret(assignment.attempt))
             self._live[live.id] = live
             slot.queue.append(live)
         self._feed(slot)
@@ -187,6 +188,11 @@ class Runners:
             shutil.rmtree(self._short)
 
     # -- what tasks ask at their socket
+
+    def _secret(self, attempt: AttemptId) -> str:
+        # Drawn once and derived from then on: asking the kernel lets go of the interpreter, which the journal's thread
+        # takes, just when a runner could be told to begin (0.07 ms).
+        return blake2b(attempt.encode(), key=self._key, digest_size=16).hexdigest()
 
     def secret_of(self, attempt: AttemptId) -> str | None:
         live = self._live.get(attempt)
@@ -290,6 +296,7 @@ class Runners:
             self._on_running(slot)
         if slot.sent == 0:
             self._feed(slot)
+            self._teller.tell_ended()  # the slot has run dry; while it has not, endings gather for a turn of the loop
 
     def _on_ended(self, slot: Slot, runner: RunnerProcess, header: list[Any], result: bytes) -> None:
         _, attempt, phase, code, message, detail, metrics, started_ms, finished_ms, micros, digest, retires = header

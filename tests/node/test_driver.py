@@ -13,7 +13,7 @@ from mesh.core import effects as fx
 from mesh.core import events as ev
 from mesh.core.errors import NoLeader
 from mesh.core.ids import NO_CLAIM, NodeId
-from mesh.core.lattice import Record, Register
+from mesh.core.lattice import Job, Record, Register, Shape, Task
 from mesh.core.messages import NO_CURSOR, Cursor, Message, Pull, Pulled
 from mesh.node.driver import EXIT_BROKEN, FROZEN, Driver, Ports, SystemClock
 from mesh.shell.journal_rows import Slice
@@ -240,6 +240,45 @@ async def test_long_queue_lets_others_run(rig: Rig) -> None:
         await asyncio.sleep(0)
         turns += 1
     assert turns >= 5
+
+
+async def test_what_is_posted_now_is_stepped_before_the_call_returns(rig: Rig) -> None:
+    rig.driver.post_now(ev.LinkDown(1))
+    assert rig.machine.events() == []  # not started yet
+    rig.start()
+    rig.driver.post_now(ev.LinkDown(2))  # behind what waits already
+    assert rig.machine.events() == []
+    await rig.turn()
+    rig.driver.post_now(ev.LinkDown(3))
+    assert rig.machine.events() == [ev.LinkDown(1), ev.Ticked(), ev.LinkDown(2), ev.LinkDown(3)]
+
+
+async def test_what_an_effect_posts_now_is_stepped_after_that_step(rig: Rig) -> None:
+    rig.start()
+    await rig.turn()
+    rig.machine.seen.clear()
+    rig.machine.rules[ev.DialFailed] = lambda event: [fx.Dial("b:1"), fx.Dial("c:1")] if event.gone else []
+
+    def dial(address: str) -> None:
+        rig.driver.post_now(ev.DialFailed(address, False))
+        assert len(rig.machine.seen) == 1, "stepped within a step"
+
+    rig.world.dial = dial  # type: ignore[method-assign]
+    rig.driver.post_now(ev.DialFailed("a:1", True))
+    assert [event.address for event in rig.machine.events()] == ["a:1", "b:1", "c:1"]  # type: ignore[union-attr]
+
+
+async def test_a_call_and_a_sync_are_stepped_at_once(rig: Rig) -> None:
+    rig.machine.rules[ev.Submitted] = lambda event: [fx.Answer(event.call, count=1)]
+    rig.start()
+    await rig.turn()
+    rig.machine.seen.clear()
+    asking = rig.driver.ask(lambda call: ev.Submitted(call, Job("j1", "digest"), ()))
+    with pytest.raises(StopIteration) as answered:  # it never waited
+        asking.send(None)
+    assert answered.value.value.count == 1
+    rig.driver.on_synced(0)
+    assert [type(event) for event in rig.machine.events()] == [ev.Submitted, ev.JournalSynced]
 
 
 async def test_suspend_is_told_before_anything_else(rig: Rig) -> None:

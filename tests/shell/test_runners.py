@@ -396,6 +396,26 @@ async def test_the_tasks_socket_wants_the_secret_of_a_running_attempt(h: Harness
     assert not h.progress
 
 
+async def test_secrets_differ_by_attempt_and_by_life(h: Harness, tmp_path: Path) -> None:
+    other = Harness(tmp_path / "other")
+    assert len({of._secret(attempt) for of in (h.runners, other.runners) for attempt in ("1.A.L.1", "1.A.L.2")}) == 4
+    await other.runners.close(0)
+
+
+async def test_the_last_ending_of_a_slot_is_told_in_the_turn_that_read_it(h: Harness) -> None:
+    told: list[int] = []
+    original = h.runners._on_frames
+
+    def on_frames(*arguments: object) -> None:
+        before = len(h.ended)
+        original(*arguments)  # type: ignore[arg-type]
+        told.append(len(h.ended) - before)
+
+    h.runners._on_frames = on_frames  # type: ignore[method-assign]
+    await h.end_of(h.begin(function(int))[0])
+    assert told[-1] == 1
+
+
 # -- output
 
 
