@@ -307,17 +307,18 @@ class Driver:
 
     def _arm(self, now: float) -> None:
         assert self._machine is not None
-        if self._timer is not None:
+        due = None if self.finished.done() else self._machine.deadline()
+        if self._timer is not None and due != self._due:  # most steps leave it where it was
             self._timer.cancel()
             self._timer = None
         if self.finished.done():
             return
-        self._due = self._machine.deadline()
-        self._turning = bool(self._queue) or (self._due is not None and self._due <= now)
+        self._due = due
+        self._turning = bool(self._queue) or (due is not None and due <= now)
         if self._turning:
             self._loop.call_soon(self._turn)
-        elif self._due is not None:
-            self._timer = self._loop.call_later(self._due - now, self._on_timer)
+        elif due is not None and self._timer is None:
+            self._timer = self._loop.call_later(due - now, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None

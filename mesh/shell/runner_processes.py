@@ -59,7 +59,12 @@ class Channel:
         if not waits:
             self._write()
             if self._unsent:
-                self._loop.add_writer(self._socket, self._write)
+                self._loop.add_writer(self._socket, self._on_writable)
+
+    def _on_writable(self) -> None:
+        self._write()
+        if not self._unsent:
+            self._loop.remove_writer(self._socket)
 
     def _write(self) -> None:
         try:
@@ -74,7 +79,6 @@ class Channel:
             return
         except (BrokenPipeError, ConnectionResetError):
             self._unsent.clear()  # it died: whoever started it hears so
-        self._loop.remove_writer(self._socket)
 
     def _read(self) -> bool:
         try:

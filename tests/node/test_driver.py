@@ -207,6 +207,23 @@ async def test_no_tick_before_the_deadline(rig: Rig) -> None:
     assert rig.machine.events() == [ev.Ticked(), ev.LinkDown(1), ev.LinkDown(2)]
 
 
+async def test_the_timer_follows_the_deadline_and_is_left_alone_otherwise(rig: Rig) -> None:
+    rig.machine.due = rig.clock.time + 5
+    rig.start()
+    await rig.turn()
+    armed = rig.driver._timer
+    assert armed is not None
+    rig.driver.post_now(ev.LinkDown(1))
+    assert rig.driver._timer is armed
+    rig.machine.due = rig.clock.time + 0.02
+    rig.driver.post_now(ev.LinkDown(2))
+    assert armed.cancelled()
+    rig.machine.seen.clear()
+    rig.machine.rules[ev.Ticked] = lambda event: setattr(rig.machine, "due", None) or []
+    rig.clock.time += 0.03
+    await rig.until(lambda: rig.machine.events() == [ev.Ticked()])
+
+
 async def test_due_tick_does_not_starve_behind_a_full_queue(rig: Rig) -> None:
     rig.start()
     await rig.turn()
