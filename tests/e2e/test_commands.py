@@ -283,7 +283,8 @@ def test_command_metrics_and_environment(mesh: Mesh, tmp_path: Path) -> None:
 def test_any_node_takes_any_call(mesh: Mesh, gated: Gated) -> None:
     a, b, c = mesh.start_all("a", "b", "c")
     job = mesh.ctl("submit", gated.sweep(3), at=c)
-    assert job["durable_on"] == [a.id]
+    assert job["durable_on"][0] == a.id, "the leader"
+    assert set(job["durable_on"][1:]) & {b.id, c.id}, "and a successor, since two are alive"
     gated.until_began(3)
     gated.open()
     for at in (b, c):

@@ -105,7 +105,8 @@ def test_retries_and_what_no_retry_helps(mesh: Mesh) -> None:
     assert isinstance(again.exception(timeout=20), TaskFailed)
     assert isinstance(never.exception(timeout=20), TaskFailed)
     assert len(mesh.ctl("task", again.task_id, at=a)["attempts"]) == 3
-    assert len(mesh.ctl("task", never.task_id, at=a)["attempts"]) == 1
+    attempts = mesh.ctl("task", never.task_id, at=a)["attempts"]
+    assert len([each for each in attempts if each["state"] == "failed"]) == 1, "it may have been queued and taken back"
 
 
 def test_cancel_and_timeout(mesh: Mesh, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from mesh.core import effects as fx
 from mesh.core import events as ev
 from mesh.core.errors import NoLeader
 from mesh.core.ids import NO_CLAIM, NodeId
-from mesh.core.lattice import Job, Record, Register, Shape, Task
+from mesh.core.lattice import Job, Record, Register
 from mesh.core.messages import NO_CURSOR, Cursor, Message, Pull, Pulled
 from mesh.node.driver import EXIT_BROKEN, FROZEN, Driver, Ports, SystemClock
 from mesh.shell.journal_rows import Slice
