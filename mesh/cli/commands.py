@@ -99,6 +99,15 @@ async def priority(args: argparse.Namespace, channel: Channel, output: Output) -
     return _done(output, args.job_task, count, f"priority of {{1}} is {args.number} now")
 
 
+async def forget(args: argparse.Namespace, channel: Channel, output: Output) -> int:
+    await channel.forget(args.node)
+    if output.json:
+        output.document({"id": args.node})
+    else:
+        output.line(f"nobody waits for {args.node} any more; if it comes back, it is a member again")
+    return 0
+
+
 async def logs(args: argparse.Namespace, channel: Channel, output: Output) -> int:
     refusal = NotBuilt("logs of nodes are not built yet", f"{args.task} is a node", "meshd logs to its stderr")
     if NODE_ID.fullmatch(args.task):
@@ -167,6 +176,7 @@ COMMANDS: dict[str, Command] = {
     "resume": resume,
     "retry": retry,
     "priority": priority,
+    "forget": forget,
     "logs": logs,
     "explain": explain,
     "best": best,

@@ -18,7 +18,6 @@ NOT_BUILT = {
     "invite": "meshes have no members' certificates yet; they run on loopback",
     "approve": "meshes have no members' certificates yet; they run on loopback",
     "revoke": "meshes have no members' certificates yet; they run on loopback",
-    "forget": "a node that is away stays listed in `meshctl peers`",
     "top": "`meshctl peers` and `meshctl jobs` show the present state",
     "doctor": "`meshctl status` and `meshctl peers` show what is wrong with nodes",
     "events": "meshd writes its events to its log",
@@ -170,6 +169,7 @@ def _parser() -> Parser:
     add("priority", "change the priority", target).add_argument(
         "number", metavar="N", type=int, choices=range(1, 11), help="1 to 10, higher first"
     )
+    add("forget", "say that a member was destroyed, so that nobody waits for it", ("NODE", "its name, or its id"))
     logs = add("logs", "print the output of a task", ("TASK", "a task's id; logs of nodes are not built yet"))
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the task has ended")
     logs.add_argument("--attempt", metavar="ID", default="", help="of this attempt instead of the newest")

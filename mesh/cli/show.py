@@ -27,11 +27,22 @@ def peers(output: Output, documents: list[Document]) -> None:
                 f"{device['name']} {size(device['free_memory_bytes'])} of {size(device['memory_bytes'])} free"
                 for device in peer["devices"]
             ),
+            _copy(peer),
             _offer(peer),
         )
         for peer in documents
     ]
-    output.table(("NAME", "ID", "ROLE", "LEADS", "STATE", "ADDRESS", "FREE", "DEVICES", "OFFERS"), rows, "no members")
+    output.table(
+        ("NAME", "ID", "ROLE", "LEADS", "STATE", "ADDRESS", "FREE", "DEVICES", "COPY", "OFFERS"), rows, "no members"
+    )
+
+
+def _copy(peer: Document) -> str:
+    """Whether it has a copy of what the leader has on its disk, and how far it is where it does not yet."""
+    copy = peer.get("copy")
+    if copy is None:
+        return "leads" if peer["leader"] else ""
+    return "yes" if copy["counts"] else f"{copy['share']:.0%}"
 
 
 def _offer(peer: Document) -> str:

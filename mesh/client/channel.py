@@ -145,6 +145,9 @@ class Channel:
     async def retry(self, target: str) -> int:
         return await self._done("Retry", pb.Target(id=target))
 
+    async def forget(self, node: str) -> int:
+        return await self._done("Forget", pb.Target(id=node))
+
     async def priority(self, target: str, priority: int) -> int:
         return await self._done("Priority", pb.PriorityRequest(target=target, priority=priority))
 

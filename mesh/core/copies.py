@@ -36,7 +36,6 @@ class Copies:
     def __init__(self, params: Params, members: Members, out: Outbox) -> None:
         self.params, self.members, self.out = params, members, out
         self.recruits: tuple[NodeId, ...] = ()
-        self.durability = ONE
         self._leading = False
         self._opened = 0.0
         self._copies: dict[NodeId, Copy] = {}
@@ -109,17 +108,18 @@ class Copies:
         copy = self._copies.get(node)
         return None if copy is None else copy.position
 
-    def counts(self, node: NodeId) -> bool:
-        copy = self._copies.get(node)
-        return copy is not None and copy.counts
+    def standing(self) -> tuple[NodeId, ...]:
+        """The successors that count now: what is safe from here on will be on their disks."""
+        return tuple(sorted(node for node, copy in self._copies.items() if copy.counts))
 
     def work(self, now: float) -> None:
         """Release what is safe by now."""
+        durability = self.out.ledger.value("mesh", "durability") or ONE
         positions = [self._copies[node].position for node in self._counting(now)]
-        if self.durability == LOCAL or not (self._leading or self._heir):
+        if durability == LOCAL or not (self._leading or self._heir):
             self.out.release(self.out.synced)
         elif positions:
-            self.out.release(min(positions) if self.durability == ALL else max(positions))
+            self.out.release(min(positions) if durability == ALL else max(positions))
         elif not self._new(now):
             self.out.release(self.out.synced)
         if self._heir is not None:

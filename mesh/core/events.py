@@ -126,16 +126,23 @@ class RetryAsked(NamedTuple):
     target: JobId | TaskId
 
 
+class ForgetAsked(NamedTuple):
+    """This member was destroyed, says a person: nobody waits for it, and what ran there is lost."""
+
+    call: int
+    node: str  # its id, or its name
+
+
 class DrainAsked(NamedTuple):
     """Stop bidding, finish or release what runs, hand over, leave. ``Drained`` follows."""
 
     grace: float
 
 
-Asked: TypeAlias = CancelAsked | PauseAsked | PriorityAsked | RetryAsked
+Asked: TypeAlias = CancelAsked | PauseAsked | PriorityAsked | RetryAsked  # of jobs and tasks
 
 Event: TypeAlias = (
     Ticked | Resumed | AddressFound | LinkUp | LinkRefused | LinkDown | DialFailed | Received | JournalSynced
     | JournalFailed | SuccessorSynced | Measured | AttemptsBegan | AttemptsEnded | AttemptsProgressed | Submitted
-    | CancelAsked | PauseAsked | PriorityAsked | RetryAsked | DrainAsked
+    | CancelAsked | PauseAsked | PriorityAsked | RetryAsked | ForgetAsked | DrainAsked
 )  # fmt: skip

@@ -24,6 +24,7 @@ class Me(NamedTuple):
     mesh_name: str
     new_mesh_id: str  # drawn for a journal that holds none yet
     version: str
+    settings: tuple[tuple[str, str], ...] = ()  # of the mesh, that this node was told to set: durability, lost_after
 
     @property
     def may_lead(self) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from mesh.core.account import Account
 from mesh.core.control import Control
 from mesh.core.effects import Answer
-from mesh.core.events import Asked, Submitted
+from mesh.core.events import Asked, ForgetAsked, Submitted
 from mesh.core.held import NOTHING
 from mesh.core.identity import Me
 from mesh.core.ids import NO_CLAIM, AttemptId, Claim, Life, NodeId, TaskId, attempt_id
@@ -44,7 +44,7 @@ class Leader:
         self.phase = CLOSED
         self.claim: Claim = NO_CLAIM
         self.trouble = ""  # why nothing can be accepted: the journal
-        self.tasks = Tasks(params, out, self._recall)
+        self.tasks = Tasks(params, out, self._recall, self._confirmed)
         self.control = Control(params, out, self.tasks)
         self.loads = Loads()
         self.sessions: dict[NodeId, Session] = {}
@@ -75,7 +75,7 @@ class Leader:
         was_provisional = not self.claim.established
         self.claim = self.tasks.claim = claim
         for node in self.sessions:
-            self._lost_at.setdefault(node, now + self.params.lost_after)
+            self._lost_at.setdefault(node, now + self.lost_after)
         self.sessions.clear()  # workers declare again to every claim
         self.accounts.clear()
         self.loads = Loads()
@@ -124,7 +124,13 @@ class Leader:
     def on_resumed(self, now: float) -> None:
         self._hold_until = max(self._hold_until, now + self.params.resume_wait)
         for node, at in self._lost_at.items():
-            self._lost_at[node] = max(at, now + self.params.lost_after)  # it was we who heard nothing
+            self._lost_at[node] = max(at, now + self.lost_after)  # it was we who heard nothing
+
+    @property
+    def lost_after(self) -> float:
+        """Seconds of silence after which what runs on a node is lost: the mesh's own setting, or the preset."""
+        chosen = self.ledger.value("mesh", "lost_after")
+        return self.params.lost_after if chosen is None else float(chosen)
 
     def _known_others(self) -> bool:
         return bool(self.members.peers)
@@ -145,6 +151,27 @@ class Leader:
         if not self._refuses(event.call):
             self.control.on_asked(event, self.why_unknown(now), now)
 
+    def on_forget(self, event: ForgetAsked, now: float) -> None:
+        if self._refuses(event.call):
+            return
+        found = [peer for peer in self.members.known() if event.node in (peer.node, peer.name)]
+        away = [peer for peer in found if not self.members.alive(peer, now)]
+        if not found:
+            text = f"there is no member {event.node}; see `meshctl peers`"
+            self.out.do(Answer(event.call, "NotFound", text))
+        elif not away:
+            text = f"{event.node} is not forgotten; it is alive; stop meshd there first"
+            self.out.do(Answer(event.call, "Conflict", text))
+        elif len(away) > 1:
+            ids = ", ".join(peer.node for peer in away)
+            self.out.do(Answer(event.call, "Conflict", f"several members are named {event.node}; {ids}; give an id"))
+        else:
+            (peer,) = away
+            self.out.record(self.ledger.next_register(f"node/{peer.node}", "forgotten", self.me.node, "1"))
+            self._drop(peer.node)
+            self._lose_all(peer.node, "its node was forgotten", now)
+            self.out.when_safe(Answer(event.call, count=1))
+
     def _refuses(self, call: int) -> bool:
         if self.phase != CLOSED and not self.trouble:
             return False
@@ -158,7 +185,8 @@ class Leader:
             return "the leader is still gathering journals"
         away = [
             peer.name or peer.node for peer in self.members.known()
-            if peer.role not in ("worker", "observer") and not (self.members.alive(peer, now) and self._read(peer))
+            if peer.role not in ("worker", "observer") and not self.ledger.forgotten(peer.node)
+            and not (self.members.alive(peer, now) and self._read(peer))
         ]  # fmt: skip
         return f"members that might know it are away, or were not asked yet: {', '.join(away)}" if away else ""
 
@@ -263,6 +291,7 @@ class Leader:
         if not account.holds(attempt.task):  # two leaders may have granted it there
             account.hold(attempt.task, state.spec.job, state.spec.shape, None, (), now)
             self.loads.opened(state.spec.job, NOTHING)
+        self.tasks.consider(attempt.task, now)  # it may be one of two
 
     def _closed(self, attempt: Attempt) -> None:
         """Give back what an open attempt held."""
@@ -308,6 +337,10 @@ class Leader:
         session = self.sessions.get(attempt.node)
         if session is not None:
             session.recall(attempt.id, reason)
+
+    def _confirmed(self, attempt: Attempt) -> bool:
+        session = self.sessions.get(attempt.node)
+        return session is not None and attempt.id in session.open
 
     def on_records(self, records: Sequence[Record], now: float) -> None:
         """Records that came by way of another journal, joined already."""
@@ -378,9 +411,12 @@ class Leader:
             if session is None:
                 peer = self.members.peers.get(attempt.node)
                 gone = peer is not None and peer.gone  # the leader before us, mostly: nothing of it is waited for
-                self._lost_at.setdefault(attempt.node, now if gone else now + self.params.lost_after)
+                self._lost_at.setdefault(attempt.node, now if gone else now + self.lost_after)
             elif session.complete and attempt.id not in session.open and attempt.id not in session.strangers:
-                self._lose(attempt, NOT_COUNTED if attempt.phase == OFFERED else "its process ended", now)
+                # It said what it holds, but this may have been granted since, by a leader beside us: it says so again.
+                self._drop(attempt.node)
+                self._lost_at.setdefault(attempt.node, now + self.lost_after)
+                self.out.send(attempt.node, Refused(self.claim, alive=True))
 
     def _watch(self, now: float) -> None:
         """Silent workers get nothing more; after ``lost_after`` what runs there is LOST."""
@@ -390,7 +426,7 @@ class Leader:
             peer = self.members.peers.get(node)
             heard = peer.heard if peer is not None and peer.heard > NEVER else now
             self._drop(node)
-            self._lost_at[node] = max(heard + self.params.lost_after, now)
+            self._lost_at[node] = max(heard + self.lost_after, now)
             if peer is not None and peer.gone:
                 self._lost_at[node] = now
         for node in sorted(self.accounts):
@@ -407,10 +443,10 @@ class Leader:
                 if peer is not None and not gone:
                     # It may have been in reach meanwhile, for too short a time to say what it holds.
                     reached = peer.since if self.members.alive(peer, now) else min(peer.heard, peer.acked)
-                    if reached + self.params.lost_after > now:
-                        self._lost_at[node] = reached + self.params.lost_after
+                    if reached + self.lost_after > now:
+                        self._lost_at[node] = reached + self.lost_after
                         continue
-                why = "its process ended" if gone else f"its node was silent for {self.params.lost_after:.0f} s"
+                why = "its process ended" if gone else f"its node was silent for {self.lost_after:.0f} s"
                 self._lose_all(node, why, now)
 
     def deadline(self) -> float | None:

@@ -248,6 +248,10 @@ class Ledger:
         known = self.registers.get((scope, field))
         return Register(scope, field, 1 if known is None else known.version + 1, node, value)
 
+    def forgotten(self, node: NodeId) -> bool:
+        """Whether a person said that this member was destroyed, and it did not come back since."""
+        return bool(self.value(f"node/{node}", "forgotten"))
+
     def mesh_ids(self) -> tuple[str, ...]:
         """All ids this mesh answers to, its own first: the lowest mature one, else the lowest."""
         return tuple(sorted(self.meshes, key=lambda mesh: (not self.meshes[mesh], mesh)))

@@ -26,6 +26,7 @@ from mesh.core.events import (
     DialFailed,
     DrainAsked,
     Event,
+    ForgetAsked,
     JournalFailed,
     JournalSynced,
     LinkDown,
@@ -146,8 +147,13 @@ class Machine:
         lived = self.ledger.lives.get(self.me.node)
         self.out.record(Lived(self.me.node, 1 if lived is None else lived.number + 1, self.me.life))
         for (scope, field), register in sorted(self.ledger.registers.items()):
-            if field == "address" and not identity.same_machine(scope[5:], self.me.node):
+            node = scope[5:]
+            known = field == "address" and not identity.same_machine(node, self.me.node)
+            if known and not self.ledger.forgotten(node):
                 self.members.on_address(register.value, scope[5:])
+        for field, value in self.me.settings:
+            if self.ledger.value("mesh", field) != value:
+                self.out.record(self.ledger.next_register("mesh", field, self.me.node, value))
         self.worker.restore(
             attempt
             for name in sorted(self.ledger.tasks)
@@ -188,6 +194,8 @@ class Machine:
         scope = f"node/{peer.node}"
         if hello.address and self.ledger.value(scope, "address") != hello.address:  # a next life dials it
             self.out.record(self.ledger.next_register(scope, "address", self.me.node, hello.address))
+        if self.ledger.forgotten(peer.node):  # it was not destroyed, or it was mended
+            self.out.record(self.ledger.next_register(scope, "forgotten", self.me.node, ""))
         for index, mesh in enumerate(hello.mesh_ids):
             self.out.record(Mesh(mesh, hello.mature and index == 0))
         self._beat_to(peer, now)
@@ -457,5 +465,6 @@ _HANDLERS: dict[type, Callable[[Machine, Any, float], None]] = {
     PauseAsked: lambda m, e, now: m.leader.on_asked(e, now),
     PriorityAsked: lambda m, e, now: m.leader.on_asked(e, now),
     RetryAsked: lambda m, e, now: m.leader.on_asked(e, now),
+    ForgetAsked: lambda m, e, now: m.leader.on_forget(e, now),
     DrainAsked: Machine._on_drain,
 }

@@ -40,8 +40,10 @@ class Tasks:
     """``claim`` is the one that decides here, NO_CLAIM: none. Until ``everything`` is known to be known, only jobs
     that were submitted to this leader are decided upon: of others it may not have read the half."""
 
-    def __init__(self, params: Params, out: Outbox, recall: Callable[[Attempt, str], None]) -> None:
-        self.params, self.out, self.ledger, self.recall = params, out, out.ledger, recall
+    def __init__(
+        self, params: Params, out: Outbox, recall: Callable[[Attempt, str], None], confirmed: Callable[[Attempt], bool]
+    ) -> None:
+        self.params, self.out, self.ledger, self.recall, self.confirmed = params, out, out.ledger, recall, confirmed
         self.claim: Claim = NO_CLAIM
         self.everything = False
         self.fresh: set[JobId] = set()  # submitted to this leader while it did not know everything
@@ -173,7 +175,11 @@ class Tasks:
                 self._push(spec, at)
 
     def _surplus(self, attempts: list[Attempt]) -> list[Attempt]:
-        """Of several open attempts the one further along is kept: running before offered, then the first minted."""
+        """Of several open attempts the one further along is kept: running before offered, then the first minted.
+
+        Of those that their nodes have said to hold: what only a journal knows may be over, and displaces nothing.
+        """
+        attempts = [attempt for attempt in attempts if self.confirmed(attempt)]
         attempts.sort(key=lambda a: (-a.phase, a.outcome.started_ms, a.id))
         return attempts[1:]
 

@@ -21,7 +21,7 @@ from typing import IO, Any, NoReturn
 
 from mesh import __version__
 from mesh.core.errors import MeshError
-from mesh.node.options import LATER, LATER_TABLES, OPTIONS, RUN, Option, Setting, join_address
+from mesh.node.options import LATER, LATER_TABLES, MESH_SETTINGS, OPTIONS, RUN, Option, Setting, join_address
 
 EPILOG = """\
 settings: a flag wins over a variable (MESH_SLOTS=4; lists with commas: MESH_PEER=a:1,b:2), a variable over
@@ -96,6 +96,7 @@ class Config:
     grace: float  # seconds
     log_level: str
     log_format: str
+    settings: tuple[tuple[str, str], ...] = ()  # of the whole mesh, that this node is to set
     loopback: bool = True  # only this machine can reach it
     warnings: tuple[str, ...] = field(default=())
 
@@ -156,6 +157,7 @@ class _Loading:
         self._refuse_extra(extra)
         self._judge_variables()
         self.file = Path()
+        self.settings: dict[str, str] = {}
         self.table = self._read_table()
 
     def config(self) -> Config:
@@ -195,6 +197,7 @@ class _Loading:
             grace=got["grace"],
             log_level=got["log_level"],
             log_format=got["log_format"],
+            settings=tuple(sorted(self.settings.items())),
             loopback=loopback,
             warnings=tuple(self.warnings),
         )
@@ -267,14 +270,21 @@ class _Loading:
     def _refuse_table(self, name: str, value: Any) -> None:
         later = LATER_TABLES[name]
         for key in value if isinstance(value, dict) else ():
-            if later and key not in later:
-                self.problems.append(
-                    f"{self.file}: [{name}] {key}: there is no such setting{_did_you_mean(key, later)}"
-                )
+            if name == "mesh" and key in MESH_SETTINGS:
+                self._set(key, value[key])
+            elif later and key not in later:
+                near = _did_you_mean(key, [*later, *MESH_SETTINGS])
+                self.problems.append(f"{self.file}: [{name}] {key}: there is no such setting{near}")
             else:
                 self.problems.append(f"{self.file}: [{name}] {key}: not built yet; remove it")
         if name != "mesh" and not value:
             self.problems.append(f"{self.file}: [{name}]: not built yet; remove it")
+
+    def _set(self, key: str, raw: Any) -> None:
+        try:
+            self.settings[key] = MESH_SETTINGS[key](str(raw))
+        except ValueError as error:
+            self.problems.append(f"{self.file}: [mesh] {key}: {error}")
 
     # --- values ---
 

@@ -108,7 +108,9 @@ class Daemon:
         server = self._server = Server(answers, answers, answers)
         port = self._bind(server)
         address = join_address(dialable(config.host), port)
-        me = Me(node, state.life, config.name, config.role, address, config.mesh, str(ULID()), __version__)
+        me = Me(
+            node, state.life, config.name, config.role, address, config.mesh, str(ULID()), __version__, config.settings
+        )
         journal, machine = self._read_journal(me)
         self._collector = Collector(self._clock.now())
         answers.machine = machine

@@ -31,7 +31,10 @@ LATER = {
     "join": "joining by token is not built yet; until then daemons trust whoever reaches them (see --insecure)",
     "metrics": "serving metrics is not built yet; leave it out",
 }
-LATER_TABLES: dict[str, tuple[str, ...]] = {"mesh": ("durability", "lost_after", "forget_after"), "mlflow": ()}
+LATER_TABLES: dict[str, tuple[str, ...]] = {"mesh": ("forget_after",), "mlflow": ()}
+
+
+LOST_AFTER = (5.0, 7 * 86400.0)  # seconds; less would take each pause of a network for the loss of a machine
 
 
 def text(value: str) -> str:
@@ -91,6 +94,14 @@ def seconds(value: str) -> float:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
 
 
+def lost_after(value: str) -> str:
+    """As the mesh keeps it: plain seconds."""
+    found = seconds(value)
+    if not LOST_AFTER[0] <= found <= LOST_AFTER[1]:
+        raise ValueError(f"{value!r} is not between {LOST_AFTER[0]:g} s and {LOST_AFTER[1] / 86400:g} days")
+    return f"{found:g}"
+
+
 def host_and_port(value: str, default: int) -> tuple[str, int]:
     """``HOST``, ``HOST:PORT``, ``[V6]:PORT`` or a bare IPv6 address."""
     value = value.strip()
@@ -136,6 +147,13 @@ def device(value: str) -> str:
     if not DEVICE.fullmatch(value):
         raise ValueError(f"{value!r} is not a device: cuda:0, mps, or cpu for none")
     return value
+
+
+# Of the mesh, not of a node: replicated, and the value set last counts everywhere.
+MESH_SETTINGS: dict[str, Callable[[str], str]] = {
+    "durability": one_of("local", "one", "all"),
+    "lost_after": lost_after,
+}
 
 
 def path(value: str) -> Path:

@@ -10,6 +10,7 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
+from mesh.core.copies import ONE
 from mesh.core.errors import NoLeader, NotFound
 from mesh.core.ids import AttemptId, JobId, NodeId, TaskId
 from mesh.core.lattice import FAILED, LOST, OFFERED, RELEASED, RUNNING, SUCCEEDED, Attempt, Task
@@ -29,7 +30,8 @@ _ENDED_PHASES = {RELEASED: "released", FAILED: "failed", SUCCEEDED: "succeeded"}
 
 def peers(machine: Machine, now: float) -> list[Document]:
     """Every member known here, this node included, and whoever was refused."""
-    rows = [_peer(machine, peer, now) for peer in machine.members.known()]
+    members = [peer for peer in machine.members.known() if not machine.ledger.forgotten(peer.node)]
+    rows = [_peer(machine, peer, now) for peer in members]
     rows.append(_myself(machine))
     rows.sort(key=lambda row: row["id"])
     known = {row["address"] for row in rows}
@@ -68,7 +70,16 @@ def _peer(machine: Machine, peer: Peer, now: float) -> Document:
     term = beat.claim.term if beat is not None and beat.claim.leader else None
     if state == "alive" and not reason and beat is not None and not beat.eligible and peer.role in ("auto", "leader"):
         reason = beat.why_not
-    return _row(peer.node, peer.name, peer.role, state, reason, peer.address, leads, session_bid, term, peer.version)
+    row = _row(peer.node, peer.name, peer.role, state, reason, peer.address, leads, session_bid, term, peer.version)
+    return row | {"copy": _copy(machine, peer.node)}
+
+
+def _copy(machine: Machine, node: NodeId) -> Document | None:
+    """How far a successor's copy of this leader's journal is; None of others."""
+    position, synced = machine.copies.position(node), machine.out.synced
+    if position is None:
+        return None
+    return {"counts": node in machine.copies.standing(), "share": round(position / synced, 4) if synced else 1.0}
 
 
 def _row(
@@ -95,6 +106,7 @@ def _row(
         "bid": _bid(bid) if bid is not None and willing else None,
         "term": term,
         "version": version,
+        "copy": None,
     }
 
 
@@ -141,7 +153,9 @@ def status(machine: Machine, now: float) -> Document:
         "jobs": len(ledger.jobs),
         "tasks": totals,
         "journal_position": machine.out.synced,
-        "durable_on": list(machine.out.durable_on(machine.out.recorded)),
+        "durable_on": [machine.me.node, *machine.copies.standing()],
+        "durability": ledger.value("mesh", "durability") or ONE,
+        "caught_up": machine.puller.caught_up(now),
         "trouble": election.journal_trouble or None,
     }
 
@@ -163,7 +177,7 @@ def job(machine: Machine, name: JobId) -> Document:
         "best": _best(machine, state),
         "priority": int(machine.ledger.value(f"job/{name}", "priority") or state.spec.priority),
         "submitted_at": _time(state.spec.submitted_ms),
-        "durable_on": list(machine.out.durable_on(machine.out.recorded)),
+        "durable_on": [machine.me.node, *machine.copies.standing()],
     }
 
 

@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from mesh.core import errors
 from mesh.core.effects import Answer
 from mesh.core.errors import InvalidSpec, MeshError, NoLeader, QuotaExceeded
-from mesh.core.events import CancelAsked, Event, PauseAsked, PriorityAsked, RetryAsked, Submitted
+from mesh.core.events import CancelAsked, Event, ForgetAsked, PauseAsked, PriorityAsked, RetryAsked, Submitted
 from mesh.core.ids import AttemptId, JobId, TaskId
 from mesh.shell.server_watch import Results, Watcher
 from mesh.v1 import client_pb2 as pb
@@ -100,6 +100,7 @@ class Server:
             "Cancel": self._target(lambda call, m: CancelAsked(call, m.id), pb.Target),
             "Pause": self._target(lambda call, m: PauseAsked(call, m.job, m.paused), pb.PauseRequest),
             "Retry": self._target(lambda call, m: RetryAsked(call, m.id), pb.Target),
+            "Forget": self._target(lambda call, m: ForgetAsked(call, m.id), pb.Target),
             "Priority": self._target(lambda call, m: PriorityAsked(call, m.target, m.priority), pb.PriorityRequest),
             "Peers": self._document("Peers", pb.Nothing),
             "Jobs": self._document("Jobs", pb.Nothing),

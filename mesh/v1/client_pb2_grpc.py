@@ -64,6 +64,11 @@ class ClientStub:
                 request_serializer=mesh_dot_v1_dot_client__pb2.Target.SerializeToString,
                 response_deserializer=mesh_dot_v1_dot_client__pb2.Done.FromString,
                 _registered_method=True)
+        self.Forget = channel.unary_unary(
+                '/mesh.v1.Client/Forget',
+                request_serializer=mesh_dot_v1_dot_client__pb2.Target.SerializeToString,
+                response_deserializer=mesh_dot_v1_dot_client__pb2.Done.FromString,
+                _registered_method=True)
         self.Priority = channel.unary_unary(
                 '/mesh.v1.Client/Priority',
                 request_serializer=mesh_dot_v1_dot_client__pb2.PriorityRequest.SerializeToString,
@@ -153,6 +158,12 @@ class ClientServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Forget(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Priority(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -237,6 +248,11 @@ def add_ClientServicer_to_server(servicer, server):
             ),
             'Retry': grpc.unary_unary_rpc_method_handler(
                     servicer.Retry,
+                    request_deserializer=mesh_dot_v1_dot_client__pb2.Target.FromString,
+                    response_serializer=mesh_dot_v1_dot_client__pb2.Done.SerializeToString,
+            ),
+            'Forget': grpc.unary_unary_rpc_method_handler(
+                    servicer.Forget,
                     request_deserializer=mesh_dot_v1_dot_client__pb2.Target.FromString,
                     response_serializer=mesh_dot_v1_dot_client__pb2.Done.SerializeToString,
             ),
@@ -446,6 +462,33 @@ class Client:
             request,
             target,
             '/mesh.v1.Client/Retry',
+            mesh_dot_v1_dot_client__pb2.Target.SerializeToString,
+            mesh_dot_v1_dot_client__pb2.Done.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.v1.Client/Forget',
             mesh_dot_v1_dot_client__pb2.Target.SerializeToString,
             mesh_dot_v1_dot_client__pb2.Done.FromString,
             options,

@@ -946,12 +946,13 @@ def test_work_that_was_declared_runs_on_when_its_task_comes_after_it_in_a_journa
 
 
 def test_work_that_another_journal_says_runs_where_it_does_not_is_lost() -> None:
-    """A round that only a former leader knew of refutes a loss; but its node has declared since, and holds it not."""
+    """A round that only a former leader knew of refutes a loss; its node is asked again, and holds it not."""
     rig = Rig(job(), *tasks(1), FORMER)
     holder = rig.hand("z", slots=1)
     again = holder.attempt_at("j-00000")
     holder.begin(again)
-    rig.pulled(FORMER._replace(round=1))
+    assert messages(Refused, rig.pulled(FORMER._replace(round=1)), "z"), "it is asked to declare again"
+    holder.declare()
     assert holder.recalled == {}
     assert [a.id for a in rig.out.ledger.tasks["j-00000"].open_attempts()] == [again]
 

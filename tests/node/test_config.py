@@ -173,7 +173,7 @@ def test_all_errors_come_at_once(home: Home) -> None:
         "--slots: 'x'", "--rank: '200'", "--slot: there is no such option; did you mean --slots?",
         "--min-priority 9 is above --max-priority 2", "--listen 0.0.0.0:", "--join: joining by token is not built yet",
         "--label a:", "colour: there is no such setting", "grace: 'soon'", "[mlflow] uri: not built yet",
-        "[mesh] lost_after: not built yet", "MESH_MEMORY: 'big'", "MESH_METRICS: serving metrics is not built yet",
+        "[mesh] lost_after: '3' is not between", "MESH_MEMORY: 'big'", "MESH_METRICS: serving metrics is not built yet",
     ):  # fmt: skip
         assert part in text
     assert len(problems) == 13 + 1  # and the stray word, which is no option's value
@@ -203,6 +203,11 @@ def test_usage_errors(home: Home, argv: list[str], part: str) -> None:
     assert part in problems[0]
 
 
+def test_settings_of_the_whole_mesh_are_read_and_told_in_its_own_terms(home: Home) -> None:
+    config = home.load(toml='[mesh]\nname = "lab"\ndurability = "all"\nlost_after = "2m"')
+    assert (config.mesh, config.settings) == ("lab", (("durability", "all"), ("lost_after", "120")))
+
+
 @pytest.mark.parametrize(
     ("toml", "part"),
     [
@@ -213,7 +218,9 @@ def test_usage_errors(home: Home, argv: list[str], part: str) -> None:
         ('metrics = "a:1"', "metrics: serving metrics is not built yet"),
         ('config = "other.toml"', "a file cannot name another"),
         ("new_id = true", "only as a flag"),
-        ("[mesh]\ndurability = 2", "[mesh] durability: not built yet"),
+        ("[mesh]\ndurability = 2", "[mesh] durability: '2' is none of local, one, all"),
+        ("[mesh]\nlost_after = '1s'", "[mesh] lost_after: '1s' is not between 5 s and 7 days"),
+        ("[mesh]\nforget_after = '30d'", "[mesh] forget_after: not built yet"),
         ("[mesh]\nlost_aftr = 2", "[mesh] lost_aftr: there is no such setting; did you mean lost_after?"),
         ("[mlflow]", "[mlflow]: not built yet"),
         ("[mlflow]\nuri = 'x'", "[mlflow] uri: not built yet"),

@@ -134,6 +134,15 @@ class Clients:
         for job in self.paused:
             self._resume(job)
 
+    def forget(self, node: NodeId) -> None:
+        """A person says that it was destroyed, as soon as there is a leader that knows it."""
+
+        def done(answer: do.Answer, host: Host) -> None:
+            if answer.error not in ("", "NotFound"):
+                self.world.violate(f"{host.name} does not forget {node}: {answer.message}")
+
+        self.ask(lambda call: ev.ForgetAsked(call, node), done)
+
     def _known(self, answer: do.Answer, host: Host, tasks: Sequence[TaskId]) -> None:
         """A leader may deny what it never heard of, but not what a member that it knows has acknowledged."""
         if answer.error == "NotFound":
@@ -247,4 +256,5 @@ class Clients:
 def _able(host: Host) -> bool:
     """Whether it can be a successor, and has been for long enough to know everything."""
     machine = host.machine
-    return host.up and machine is not None and host.disk.well_for() > CAUGHT_UP and not machine.election.draining
+    well = host.disk.well_for() > CAUGHT_UP and host.disk.slow == 1.0
+    return host.up and machine is not None and well and not machine.election.draining

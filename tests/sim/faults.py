@@ -227,6 +227,8 @@ class Faults:
                 self.new_id(host)
             world.start(host)
             world.wake(host)
+        for host in (host for host in world.hosts if host.destroyed):
+            world.clients.forget(host.node)
 
     def new_id(self, host: Host) -> None:
         """What the refusal of a double says: ``meshd --new-id``, on the same directory."""
