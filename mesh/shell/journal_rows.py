@@ -134,7 +134,7 @@ class Kept:
             stop = min(first + SCAN_ROWS, len(rows))
             for number in range(first, stop):
                 row = rows[number]
-                if row.source.journal and others.get(row.source.journal, -1) >= row.source.position:
+                if others.get(row.source.journal, -1) >= row.source.position:
                     continue
                 records += row.records
                 size += len(row.body)
