@@ -44,7 +44,8 @@ DRAW_ID = "lower(hex(randomblob(16)))"
 
 
 def as_values(row: Row) -> tuple[object, ...]:
-    return (row.last, row.records, row.digest, *row.source, row.body)
+    last, records, digest, (source, position, source_digest), body = row
+    return last, records, digest, source, position, source_digest, body
 
 
 def rows_of_version_1(path: Path, connection: sqlite3.Connection, table: str) -> Iterator[Row]:

@@ -52,9 +52,8 @@ class Slice(NamedTuple):
 
 def chain(before: str, last: int, records: int, source: Cursor, body: bytes) -> str:
     """The rolling digest after a row; ``before`` is the one before it, empty at position 0."""
-    hasher = blake3(f"{before} {last} {records} {source.position} {source.digest} {source.journal}\n".encode())
-    hasher.update(body)
-    return str(hasher.hexdigest(length=16))
+    header = f"{before} {last} {records} {source.position} {source.digest} {source.journal}\n"
+    return blake3(header.encode() + body).hexdigest(length=16)
 
 
 def asked(journal: str, cursors: Sequence[Cursor]) -> tuple[int, dict[str, int]]:
