@@ -41,17 +41,22 @@ class Session:
 
 
 class Puller:
-    """``absorb`` is called with each slice's records and the cursor after it, and joins them."""
+    """``journal`` is our own one's id, ``cursors`` what it holds of others'.
+
+    ``absorb`` is called with each slice's records and the cursor after it, and joins them.
+    """
 
     def __init__(
         self,
         params: Params,
         members: Members,
         out: Outbox,
+        journal: str,
         cursors: Iterable[Cursor],
         absorb: Callable[[tuple[Record, ...], Cursor, float], None],
     ) -> None:
         self.params, self.members, self.out, self.absorb = params, members, out, absorb
+        self.journal = journal  # our own one's id: what others pulled from it they need not send back
         self.sessions: dict[NodeId, Session] = {}
         self.cursors = {cursor.journal: cursor for cursor in cursors}  # the last to have moved stands last
         self.journals: dict[NodeId, str] = {}  # whose journal is which
@@ -76,6 +81,14 @@ class Puller:
             self._end_live(leader)
         elif leader and (session is None or not session.live):
             self._begin(leader, True, now)
+
+    def on_renamed(self, journal: str, now: float) -> None:
+        """Our journal is not what its readers read: what we pulled may have gaps, so all is pulled anew."""
+        self.journal = journal
+        self.cursors.clear()
+        self.complete.clear()
+        for node, session in sorted(self.sessions.items()):
+            self._begin(node, session.live, now)
 
     def on_leader_position(self, position: int, now: float) -> None:
         """What our leader's heartbeat says to be on its disk."""
@@ -171,7 +184,8 @@ class Puller:
         session.asked_at, session.under_way = now, True
         own = self._cursor(node)
         others = [cursor for cursor in self.cursors.values() if cursor != own][-TOLD:]
-        cursors = tuple(sorted((own, *others) if own.journal else others))
+        ours = Cursor(self.journal, self.out.synced, "")
+        cursors = tuple(sorted(cursor for cursor in (ours, own, *others) if cursor.journal))
         self.out.send(node, Pull(session.id, cursors, session.live and session.reached))
 
     def _life(self, node: NodeId) -> Life:

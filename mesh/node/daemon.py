@@ -196,7 +196,7 @@ class Daemon:
         return self._journal, self._machine
 
     def _join(self, me: Me, journal: Journal) -> Machine:
-        return Machine(me, params.lan(), journal.records(), self._clock.now(), journal.cursors())
+        return Machine(me, params.lan(), journal.records(), self._clock.now(), journal.id, journal.cursors())
 
     def _begin_anew(self, error: JournalCorrupt) -> Journal:
         path = self._state.journal

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from mesh.core.effects import ServePull
-from mesh.core.events import Event, SuccessorSynced
+from mesh.core.events import Event, JournalRenamed, SuccessorSynced
 from mesh.core.ids import NodeId
 from mesh.core.messages import Cursor, Message, Pulled
 from mesh.shell.journal_rows import Slice
@@ -58,14 +58,18 @@ class Pulls:
         if own is not None and self._journal.verify(own):
             self._post(SuccessorSynced(pull.to, own.position))
         elif own is not None:
-            before = self._journal.id
-            log.warning(
-                "%s has read records up to %d of this journal, which are not in it: it was restored from a backup, "
-                "rewound or copied; it takes a new id and is pulled anew (%s, before %s)",
-                pull.to, own.position, self._journal.rename(), before,
-                extra={"event": "journal_renamed"},
-            )  # fmt: skip
+            self._rename(own, pull.to)
         self._answer(pull)
+
+    def _rename(self, wrong: Cursor, reader: NodeId) -> None:
+        name = self._journal.rename()
+        log.warning(
+            "%s has read up to record %d of this journal, which it does not hold so: it was restored from a backup, "
+            "rewound or copied; it takes a new id, and all is pulled anew, here and there (%s, before %s)",
+            reader, wrong.position, name, wrong.journal,
+            extra={"event": "journal_renamed"},
+        )  # fmt: skip
+        self._post(JournalRenamed(name))
 
     def on_synced(self) -> None:
         for pull in list(self._waiting.values()):

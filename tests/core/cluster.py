@@ -37,7 +37,7 @@ class Node:
     running: dict[AttemptId, str] = field(default_factory=dict)  # -> task
     stuck: bool = False  # its disk
     waiting: dict[str, do.ServePull] = field(default_factory=dict)  # pulls, by who asked
-    pulls: dict[str, Pull] = field(default_factory=dict)  # that wait, as shown, by receiver
+    pulls: dict[str, do.Effect] = field(default_factory=dict)  # that wait, as shown, by receiver
     beats: dict[str, Heartbeat] = field(default_factory=dict)  # what was last shown, by receiver
 
     @property
@@ -82,7 +82,7 @@ class Cluster:
             node.disk = list(original.disk)
             me = me._replace(node=original.id, new_mesh_id=original.up.me.new_mesh_id)
         node.unsynced, node.running, node.beats, node.waiting = [], {}, {}, {}
-        node.machine = Machine(me, self.params, list(node.disk), self.now)
+        node.machine = Machine(me, self.params, list(node.disk), self.now, node.name)
         self.feed(node, ev.Measured(offer(node.slots)))
 
     def crash(self, name: str) -> None:
@@ -216,7 +216,8 @@ class Cluster:
 
     def _carry_out(self, node: Node, effect: do.Effect) -> None:
         if not self._said(node, effect):
-            self.lines.append(f"{self.now - EPOCH:7.2f} {node.name} {shorthand.effect(effect)}")
+            shown = shorthand.effect(_without_own(node, effect))
+            self.lines.append(f"{self.now - EPOCH:7.2f} {node.name} {shown}")
         match effect:
             case do.Persist():
                 node.unsynced.append(effect)
@@ -262,7 +263,8 @@ class Cluster:
         match send:
             case do.Released() | do.ServePull():
                 return True
-            case do.Send(message=Pull(wait=True) as pull):
+            case do.Send(message=Pull(wait=True)):
+                pull = _without_own(node, send)
                 before, node.pulls[send.to] = node.pulls.get(send.to), pull
                 return before == pull
         if not isinstance(send, do.Send) or not isinstance(send.message, Heartbeat):
@@ -326,3 +328,11 @@ class Cluster:
     def _call(self, name: str, event: Callable[[int], ev.Event]) -> None:
         self.calls += 1
         self.feed(self.nodes[name], event(self.calls))
+
+
+def _without_own(node: Node, effect: do.Effect) -> do.Effect:
+    """A pull without the cursor of the puller's own journal, which moves with every record."""
+    if not isinstance(effect, do.Send) or not isinstance(effect.message, Pull):
+        return effect
+    others = tuple(cursor for cursor in effect.message.cursors if cursor.journal != node.name)
+    return effect._replace(message=effect.message._replace(cursors=others))

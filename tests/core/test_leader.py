@@ -131,7 +131,7 @@ class Rig:
         self.out = outbox("a", records)
         self.params = params
         self.members = Members(node("a"), "a:1", params, self.out)
-        self.puller = Puller(params, self.members, self.out, (), self._absorb)
+        self.puller = Puller(params, self.members, self.out, "mine", (), self._absorb)
         self.copies: dict[str, int] | None = None  # of successors; None: there is none to wait for
         self.leader = Leader(who("a", "leader"), params, self.members, self.puller, self.out)
         self.hands: dict[str, Hand] = {}
@@ -840,7 +840,7 @@ def test_a_takeover_pulls_rebuilds_and_then_grants_after_its_grace() -> None:
     rig.leader.open(LEADER, rig.now)
     effects = rig.step()
     assert rig.leader.phase == PULLING
-    assert messages(Pull, effects, "m") == [Pull(1, ())]
+    assert messages(Pull, effects, "m") == [Pull(1, (Cursor("mine", rig.out.synced, ""),))]
     hand = rig.hand(slots=8)
     assert hand.granted == {}
     rig.puller.on_pulled(node("m"), Pulled(1, Cursor("journal", 1, ""), True, (task("of-m"),)), rig.now)

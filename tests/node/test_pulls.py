@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from mesh.core.effects import ServePull
-from mesh.core.events import Event, SuccessorSynced
+from mesh.core.events import Event, JournalRenamed, SuccessorSynced
 from mesh.core.ids import NodeId
 from mesh.core.lattice import Record, Register
 from mesh.core.messages import NO_CURSOR, Cursor, Message, Pulled
@@ -121,7 +121,7 @@ def test_a_cursor_that_is_not_of_this_content_gives_the_journal_a_new_id(
     pulled = rig.take()
     assert rig.journal.id != "j"
     assert (pulled.cursor, len(records(pulled))) == (rig.journal.cursor, 2)
-    assert rig.posted == [], "it holds another journal, not a copy of this one"
+    assert rig.posted == [JournalRenamed(rig.journal.id)], "and that node holds no copy of it"
     assert "restored from a backup" in caplog.text
 
 

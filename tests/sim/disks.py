@@ -46,12 +46,12 @@ class Disk:
         self._queue: Batch = []
         self._writing: Batch | None = None
         self._parked: dict[str, do.ServePull] = {}
-        self._names = 0
+        self._names = self._renamed = 0
 
     def start(self) -> tuple[list[Record], list[Cursor]]:
         """What a new process finds."""
         self._queue, self._writing, self._told_failed, self._parked = [], None, False, {}
-        furthest = {row.source.journal: row.source for row in self.rows if row.source.journal}
+        furthest = {row.source.journal: row.source for row in self.rows[self._renamed :] if row.source.journal}
         return list(self.records), [furthest[journal] for journal in sorted(furthest)]
 
     def crash(self) -> None:
@@ -68,16 +68,18 @@ class Disk:
 
     def copy_of(self, other: Disk) -> None:
         self.rows, self.records, self.known = list(other.rows), list(other.records), set(other.known)
-        self.journal = other.journal
+        self.journal, self._renamed = other.journal, other._renamed
 
     def rewind(self, rows: int) -> None:
         """A backup is restored, of the time when there were so many rows."""
-        self.rows = self.rows[:rows]
+        self.rows, self._renamed = self.rows[:rows], min(self._renamed, rows)
         self.records = [record for row in self.rows for record in row.records]
         self.known = {each for record in self.records for each in _keys(record)}
 
     def rename(self) -> None:
+        """Cursors of before are forgotten, as mesh.shell.journal does."""
         self._names += 1
+        self._renamed = len(self.rows)
         self.journal = f"{self.journal.partition('/')[0]}/{self.host.index}.{self._names}"
 
     def append(self, persist: do.Persist) -> None:
@@ -89,13 +91,14 @@ class Disk:
         """As the driver and ``mesh.shell.journal`` do it between them."""
         own = next((cursor for cursor in pull.cursors if cursor.journal == self.journal), None)
         if own is not None and self._right(own):
-            self.world.after(0.0, self._copied, self.host.machine, ev.SuccessorSynced(pull.to, own.position))
+            self.world.after(0.0, self._tell, self.host.machine, ev.SuccessorSynced(pull.to, own.position))
         elif own is not None:
             self.rename()
+            self.world.after(0.0, self._tell, self.host.machine, ev.JournalRenamed(self.journal))
         self._parked.pop(pull.to, None)
         self._answer(pull)
 
-    def _copied(self, machine: object, event: ev.SuccessorSynced) -> None:
+    def _tell(self, machine: object, event: ev.Event) -> None:
         if self.host.machine is machine and self.host.asleep_since is None:
             self.world.feed(self.host, event)
 

@@ -189,7 +189,7 @@ class World:
         )  # fmt: skip
         self.disturb(f"{host.name} {host.node} starts as {host.life} ({host.plan.role})", host)
         records, cursors = host.disk.start()
-        host.machine = Machine(me, self.params, records, host.local(self.now), cursors)
+        host.machine = Machine(me, self.params, records, host.local(self.now), host.disk.journal, cursors)
         self.feed(host, ev.Measured(host.offer))
         if self.plan.discovery:
             self.after(self.rng.uniform(0.1, 1.5), self._browse, host, host.life, 2.0)
