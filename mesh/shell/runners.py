@@ -296,7 +296,8 @@ class Runners:
             self._on_running(slot)
         if slot.sent == 0:
             self._feed(slot)
-            self._teller.tell_ended()  # the slot has run dry; while it has not, endings gather for a turn of the loop
+        if not self._live:
+            self._teller.tell_ended()  # nothing runs; while anything does, endings gather for a turn of the loop
 
     def _on_ended(self, slot: Slot, runner: RunnerProcess, header: list[Any], result: bytes) -> None:
         _, attempt, phase, code, message, detail, metrics, started_ms, finished_ms, micros, digest, retires = header

@@ -9,6 +9,7 @@ import pickle
 import shutil
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -402,7 +403,7 @@ async def test_secrets_differ_by_attempt_and_by_life(h: Harness, tmp_path: Path)
     await other.runners.close(0)
 
 
-async def test_the_last_ending_of_a_slot_is_told_in_the_turn_that_read_it(h: Harness) -> None:
+async def test_the_last_ending_is_told_in_the_turn_that_read_it_and_others_gather(h: Harness) -> None:
     told: list[int] = []
     original = h.runners._on_frames
 
@@ -413,7 +414,12 @@ async def test_the_last_ending_of_a_slot_is_told_in_the_turn_that_read_it(h: Har
 
     h.runners._on_frames = on_frames  # type: ignore[method-assign]
     await h.end_of(h.begin(function(int))[0])
-    assert told[-1] == 1
+    assert sum(told) == 1
+    slow = h.begin(function(time.sleep, 60), slot=1)[0]
+    await h.end_of(h.begin(function(int))[0])
+    assert sum(told) == 1  # it waited for what else the turn might bring
+    h.stop(slow)
+    await h.end_of(slow)
 
 
 # -- output
