@@ -222,9 +222,7 @@ class Channel:
 
     async def _submit(self, stub: services.ClientStub, request: pb.SubmitRequest) -> pb.SubmitReply:
         """By a stream that is kept for the next one: a call of its own arrives 0.2 ms later (0.33 against 0.13)."""
-        call = None
-        while self._idle and (call is None or call.done()):
-            call = self._idle.pop()
+        call = self._idle.pop() if self._idle else None
         if call is None or call.done():
             call = stub.SubmitEach()
         try:

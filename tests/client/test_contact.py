@@ -205,6 +205,16 @@ def test_a_silent_stream_asks_whether_the_node_lives(
     assert future.result(10) == 4
 
 
+def test_a_stream_that_is_heard_is_not_asked(
+    client: MeshClient, mesh: FakeMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "SILENCE", 0.5)
+    begun = time.monotonic()
+    while time.monotonic() < begun + 1.2:
+        assert client.submit(double, 1).result(10) == 2
+    assert (mesh.calls["Watch"], mesh.calls["Status"]) == (1, 0)
+
+
 def test_unknown_things(client: MeshClient) -> None:
     with pytest.raises(NotFound, match=r"there is no task j1\.1; `meshctl tasks`") as caught:
         client.task("j1.1")
