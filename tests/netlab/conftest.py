@@ -1,21 +1,21 @@
-"""The ``lab`` fixture, and the ``mesh`` of the end-to-end tests; the daemons end before their network does."""
+"""Without a lab its tests are skipped with the reason, or fail with it where ``MESH_NETLAB=required``; and the ``mesh``
+of the end-to-end tests, which shows its daemons' logs where a test fails."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
 
 import pytest
 
 from tests.e2e.conftest import mesh, pytest_runtest_makereport
-from tests.netlab.lab import Lab, NoLab, made
+from tests.netlab.lab import why_no_lab
 
-__all__ = ["lab", "mesh", "pytest_runtest_makereport"]
+__all__ = ["mesh", "pytest_runtest_makereport"]
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    try:
-        with made() as found:
-            yield found
-    except NoLab as why:
-        pytest.skip(str(why))
+@pytest.fixture(autouse=True, scope="session")
+def needs_a_lab() -> None:
+    if why := why_no_lab():
+        if os.environ.get("MESH_NETLAB") == "required":
+            pytest.fail(f"MESH_NETLAB=required, but there is no lab: {why}")
+        pytest.skip(why)
