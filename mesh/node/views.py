@@ -301,7 +301,7 @@ def task(machine: Machine, name: TaskId) -> Document:
 def _attempt(machine: Machine, attempt: Attempt, state: TaskState) -> Document:
     outcome = attempt.outcome
     current = state.accepted()
-    superseded = bool(state.acceptances) and attempt.id in (state.acceptances or {}) and current is not None
+    accepted = current is not None and current.attempt == attempt.id
     return {
         "id": attempt.id,
         "node": attempt.node,
@@ -309,7 +309,8 @@ def _attempt(machine: Machine, attempt: Attempt, state: TaskState) -> Document:
         "run": attempt.run,
         "term": _term(attempt.id),
         "state": (_ENDED_PHASES if attempt.ended else _OPEN_PHASES)[attempt.phase],
-        "superseded": superseded and current is not None and current.attempt != attempt.id,
+        "accepted": accepted,
+        "superseded": not accepted and attempt.id in (state.acceptances or {}),
         "reason": f"{outcome.code}: {outcome.message}".strip(": "),
         "resumed_from": None,
         "started_at": _time(outcome.started_ms),

@@ -114,15 +114,21 @@ class Lab(Network):
         self.unplug(*names)
         self.kill(*names)
 
-    def drain(self, name: str, within: float = 40.0) -> int:
-        """SIGTERM, and its exit code. Without an end in time it is killed, and its code is that of the kill."""
-        daemon = self.daemons[name]
-        daemon.terminate()
+    def drain(self, name: str) -> int:
+        """SIGTERM, and its exit code."""
+        self.terminate(name)
+        return self.ended(name)
+
+    def terminate(self, name: str) -> None:
+        self.daemons[name].terminate()
         self.down.add(name)
+
+    def ended(self, name: str, within: float = 45.0) -> int:
+        """Its exit code; the kill's where it does not end by itself. (The default grace is 30 s and 5 s more.)"""
         try:
-            return daemon.ends(within)
+            return self.daemons[name].ends(within)
         except subprocess.TimeoutExpired:
-            daemon.kill()
+            self.kill(name)
             return -signal.SIGKILL
 
     def restart(self, *names: str) -> None:

@@ -170,11 +170,15 @@ class Network:
             for namespace, device in self._ends(name):
                 command("tc", "-n", namespace, "qdisc", "replace", "dev", device, "root", *discipline)
 
-    def heal(self) -> None:
-        """As new: every host hears every other, at full speed."""
+    def mend(self) -> None:
+        """No partition and no loss any more; cables and rates stay as they are."""
         self.cut.clear()
         self.lossy.clear()
         self._write()
+
+    def heal(self) -> None:
+        """As new: every host hears every other, at full speed."""
+        self.mend()
         self.plug(*self.unplugged)
         for name in sorted(self.shaped):
             for namespace, device in self._ends(name):

@@ -1,0 +1,194 @@
+"""Whether the promises were kept, from what was written down and from what was done to whom.
+
+Each rule is a function of the evidence that returns what is wrong, a sentence each. They hold the mesh to the promises
+of docs/ARCHITECTURE.md section 2, and excuse only what those excuse: what nobody in reach could have known.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any, NamedTuple
+
+from mesh.core.lattice import FAILED, Acceptance
+from mesh.core.ledger import FINAL, Ledger
+from tests.netlab.books import Done, Told, nonce_of
+from tests.netlab.timeline import LOST_AFTER, REJOIN, Timeline
+
+KNOWN_AFTER = 2.0  # seconds after its beginning in which an attempt may be known to its node and its leader alone
+SAID_AFTER = 10.0  # seconds from a success to its acceptance, on a loaded machine
+
+
+class Evidence(NamedTuple):
+    told: Told
+    attempts: dict[str, Done]
+    asked: dict[str, dict[str, Any]]  # task -> what meshctl shows of it, after all was calm
+    ledgers: dict[str, Ledger]  # by host, from the journals after the end
+    whole: Ledger  # all of them joined
+    hosts: dict[str, str]  # node id -> host
+    timeline: Timeline
+
+
+def lost(seen: Evidence) -> list[str]:
+    """Acknowledged, or shown, and then not there though every machine is back."""
+    known = {**seen.told.acknowledged, **{shown.task: shown.client for shown in seen.told.shown}}
+    wrong = []
+    for task, client in sorted(known.items()):
+        state = seen.whole.tasks.get(task)
+        if task not in seen.asked:
+            wrong.append(f"{task} of {client} was acknowledged, and the mesh does not know it")
+        elif state is None or state.spec is None:
+            wrong.append(f"{task} of {client} was acknowledged, and is in no journal")
+    return wrong
+
+
+def unfinished(seen: Evidence) -> list[str]:
+    """Acknowledged and not ended, or shown as ended and not so on any disk."""
+    wrong = []
+    for task, client in sorted(seen.told.acknowledged.items()):
+        if task not in seen.asked:
+            continue
+        asked, state = seen.asked[task]["state"], seen.whole.tasks.get(task)
+        if asked not in FINAL:
+            wrong.append(f"{task} of {client} has not ended: it is {asked}")
+        elif state is not None and state.spec is not None and state.state != asked:
+            wrong.append(f"{task} of {client} is shown as {asked}, and the journals say {state.state}")
+    return wrong
+
+
+def results(seen: Evidence) -> tuple[list[str], list[str]]:
+    """Results that were shown and are not current: those that the mesh shows as superseded, and those it lost."""
+    replaced, wrong = [], []
+    for shown in seen.told.shown:
+        if shown.task not in seen.asked:
+            continue
+        now, state = seen.asked[shown.task], seen.whole.tasks.get(shown.task)
+        if shown.state != "succeeded":
+            if now["state"] != shown.state:
+                replaced.append(f"{shown.task} was shown to {shown.client} as {shown.state}, and is {now['state']}")
+            continue
+        told = {attempt["id"]: attempt for attempt in now["attempts"] if attempt["state"] == "succeeded"}
+        current = [attempt["id"] for attempt in told.values() if attempt["accepted"]]
+        recorded = state.attempts.get(shown.attempt) if state is not None else None
+        what = f"the result of {shown.task} that {shown.client} was shown (attempt {shown.attempt})"
+        if shown.attempt not in told:
+            wrong.append(f"{what} is not known any more; there are {sorted(told)}")
+        elif recorded is None or nonce_of(recorded) != shown.nonce:
+            found = None if recorded is None else nonce_of(recorded)
+            wrong.append(f"{what} had the nonce {shown.nonce}, and the journals say {found}")
+        elif told[shown.attempt]["superseded"]:
+            replaced.append(f"{what} was superseded")
+        elif current != [shown.attempt]:
+            wrong.append(f"{what} is not shown as superseded, and what is accepted is {current}")
+        elif state is None or (accepted := state.accepted()) is None or accepted.attempt != shown.attempt:
+            wrong.append(f"{what} is not the accepted one of the journals")
+    return replaced, wrong
+
+
+def conflicting(seen: Evidence) -> list[str]:
+    """Two acceptances of one task with different results, by leaders who were in touch, or by one."""
+    wrong = []
+    for task, state in sorted(seen.whole.tasks.items()):
+        accepted = list((state.acceptances or {}).values())
+        if len({acceptance.digest for acceptance in accepted}) < 2:
+            continue
+        for one, other in combinations(sorted(accepted), 2):
+            if one.digest != other.digest and not _apart(seen, one, other):
+                wrong.append(
+                    f"{task} was accepted twice: {one.attempt} by {_by(seen, one)}, {other.attempt} by"
+                    f" {_by(seen, other)}, who were in touch"
+                )
+    return wrong
+
+
+def _apart(seen: Evidence, one: Acceptance, other: Acceptance) -> bool:
+    leaders = [seen.hosts[each.claim.leader] for each in (one, other)]
+    ended = [done.ended for each in (one, other) if (done := seen.attempts.get(each.attempt)) and done.ended]
+    if leaders[0] == leaders[1]:
+        return False  # it knew, for what it accepts is in its own journal
+    return bool(ended) and seen.timeline.apart(leaders[0], leaders[1], min(ended) - 1, max(ended) + SAID_AFTER)
+
+
+def _by(seen: Evidence, acceptance: Acceptance) -> str:
+    return f"{seen.hosts[acceptance.claim.leader]} in term {acceptance.claim.term}"
+
+
+def repeated(seen: Evidence) -> tuple[list[str], list[str], int]:
+    """Work of surviving machines that was stopped or begun again while it ran; that was begun again after its end;
+    and how many tasks were begun more than once at all."""
+    disturbed, recomputed, doubled = [], [], 0
+    by_task: dict[str, list[Done]] = {}
+    for done in seen.attempts.values():
+        by_task.setdefault(done.task, []).append(done)
+    for task, begun in sorted(by_task.items()):
+        begun.sort(key=lambda done: done.began)
+        doubled += len(begun) > 1
+        for place, first in enumerate(begun):
+            later = begun[place + 1 :]
+            if first.ended is None and not later and not _stopped_rightly(seen, first):
+                disturbed.append(f"{task}: {_what(seen, first)} was stopped, and its machine was not")
+            for second in later[:1]:
+                if _excused(seen, first, second):
+                    continue
+                line = f"{task}: {_what(seen, first)}, and again {_what(seen, second)}"
+                if first.ended is None or second.began < first.ended:
+                    disturbed.append(line)
+                elif not seen.timeline.anyone_died(first.ended - 1, second.began):
+                    recomputed.append(line)  # else: who held its result may have been the one that was gone
+    return disturbed, recomputed, doubled
+
+
+def _stopped_rightly(seen: Evidence, done: Done) -> bool:
+    """Its machine's daemon died while it could run; or the holder itself says that it failed."""
+    until = done.stopped if done.stopped is not None else done.began + 60
+    return seen.timeline.died(seen.hosts[done.node], done.began, until) or _failed(seen, done)
+
+
+def _failed(seen: Evidence, done: Done) -> bool:
+    known = seen.whole.tasks[done.task].attempts.get(done.attempt) if done.task in seen.whole.tasks else None
+    return known is not None and known.ended and known.phase == FAILED
+
+
+def _excused(seen: Evidence, first: Done, second: Done) -> bool:
+    """Whether who granted the second had reason to, or could not know of the first."""
+    node, one, other = (seen.hosts[name] for name in (first.node, first.leader, second.leader))
+    line = seen.timeline
+    if _failed(seen, first) or line.died(node, first.began, second.began):
+        return True
+    if line.apart_for(node, other, first.began, second.began) > LOST_AFTER:
+        return True
+    # A grant waits for no disk and for no other node: begun in a separation, or just before, it is known on one side.
+    since, until = first.began - REJOIN, first.began + KNOWN_AFTER
+    unknown = line.apart(one, other, since, until) or line.apart(node, other, since, until)
+    return unknown or line.died(one, since, until)
+
+
+def _what(seen: Evidence, done: Done) -> str:
+    ended = "stopped" if done.ended is None else f"to {done.ended:.2f}"
+    where, by = seen.hosts[done.node], seen.hosts[done.leader]
+    return f"{done.attempt} ran on {where} from {done.began:.2f} {ended}, granted by {by}"
+
+
+def verdict(seen: Evidence) -> tuple[dict[str, int], dict[str, list[str]]]:
+    """The counts, and by the name of each broken promise what is wrong."""
+    replaced, lost_results = results(seen)
+    disturbed, recomputed, doubled = repeated(seen)
+    broken = {
+        "lost": lost(seen),
+        "unfinished": unfinished(seen),
+        "lost_results": lost_results,
+        "conflicting": conflicting(seen),
+        "disturbed": disturbed,
+        "recomputed": recomputed,
+    }
+    states = [seen.asked[task]["state"] for task in seen.told.acknowledged if task in seen.asked]
+    counts = {
+        "acknowledged": len(seen.told.acknowledged),
+        "shown": len(seen.told.shown),
+        "succeeded": states.count("succeeded"),
+        "failed": states.count("failed"),
+        **{name: len(wrong) for name, wrong in broken.items()},
+        "replaced": len(replaced),
+        "doubled": doubled,
+        "gave_up": len(seen.told.gave_up),
+    }
+    return counts, {name: wrong for name, wrong in broken.items() if wrong}
