@@ -11,12 +11,16 @@ STAMP := $(VENV)/.installed
 SEEDS ?= 300
 FROM ?= 0
 BENCH ?=
+HOSTS ?= 5
+TASKS ?= 2000
+FAULTS ?= 60
+SEED ?= 0
 PYTEST_ARGS ?=
 
 # Values of MESH_* in the caller's shell are for the caller's own mesh, never for the one of a demo or a test.
 unexport MESH_ADDRESS MESH_NAME MESH_MESH MESH_STATE_DIR MESH_LISTEN MESH_PEER MESH_ROLE MESH_RANK MESH_CONFIG
 
-.PHONY: help demo test check sim bench proto verify-proto venv
+.PHONY: help demo test check sim chaos bench proto verify-proto venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +40,9 @@ check: $(STAMP) ## format, lint, types, floors, generated code; under a minute
 
 sim: $(STAMP) ## the simulator: make sim SEEDS=1000 FROM=0; a failing seed is printed and replays exactly
 	$(PY) -m tests.sim --seeds $(SEEDS) --from $(FROM)
+
+chaos: $(STAMP) ## real daemons on hosts that fail: make chaos HOSTS=5 TASKS=2000 FAULTS=60 SEED=1; as root, 5 minutes
+	@$(PY) -m tests.netlab.chaos --hosts $(HOSTS) --tasks $(TASKS) --faults $(FAULTS) --seed $(SEED)
 
 bench: $(STAMP) ## measure, one JSON line each, kept in bench/results (BENCH='roundtrip pieces' picks some)
 	@$(PY) -m bench $(BENCH)

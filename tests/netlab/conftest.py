@@ -13,9 +13,9 @@ from tests.netlab.lab import why_no_lab
 __all__ = ["mesh", "pytest_runtest_makereport"]
 
 
-@pytest.fixture(autouse=True, scope="session")
-def needs_a_lab() -> None:
-    if why := why_no_lab():
+@pytest.fixture(autouse=True)
+def needs_a_lab(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("netlab") and (why := why_no_lab()):
         if os.environ.get("MESH_NETLAB") == "required":
             pytest.fail(f"MESH_NETLAB=required, but there is no lab: {why}")
         pytest.skip(why)

@@ -20,7 +20,7 @@ NETWORK_SHARE = 0.4
 SHORT, TYPICAL = (0.5, 3.0), (3.0, 9.0)  # seconds: around the 2.2 that silence is believed after, and well beyond
 GAP = (0.5, 4.0)  # seconds between two of one track
 LONG = (33.0, 36.0)  # seconds: beyond lost_after, so that work is given up and refuted
-LONG_EVERY = 25  # faults of the network
+LONG_EVERY = 12  # faults of the network
 
 
 class Fault(NamedTuple):
