@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mesh.core.errors import MeshError
 from tests.e2e.mesh import Daemon, mesh_of, until
 from tests.netlab import books
 from tests.netlab.disks import TMPFS
@@ -35,6 +36,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SLOTS = 2
 GRACE = 5  # seconds that a drained daemon's tasks have: some take longer, and are released
 MEET, FINISH = 90.0, 180.0  # seconds from calm until all are one group; until every client has its answers
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NO_ROOM = 73  # meshd's exit code where its state directory cannot be written
 SHOWN = 12  # sentences for each broken promise
 
 
@@ -52,12 +55,15 @@ class Run:
     def __init__(self, chaos: Chaos, directory: Path, say: Callable[[str], None]) -> None:
         self.chaos, self.directory = chaos, directory
         self.began = time.monotonic()
-        self.say = lambda text: say(f"{time.monotonic() - self.began:6.1f} s  {text}")
+        self._say = say
         self.timeline = Timeline()
         self.attempts = directory / "attempts"
         self.records = directory / "clients"
         self.clients: dict[str, subprocess.Popen[bytes]] = {}
         self.broken: dict[str, list[str]] = {}  # found on the way, before the books are read
+
+    def say(self, text: str) -> None:
+        self._say(f"{time.monotonic() - self.began:6.1f} s  {text}")
 
     def run(self) -> tuple[dict[str, Any], dict[str, list[str]]]:
         """The counts, and what is wrong by the name of each broken promise. Raises NoLab."""
@@ -75,6 +81,7 @@ class Run:
             ledgers = self.journals(net)
             self.logs(net)
         self.timeline.write(self.directory / "faults.jsonl")
+        (self.directory / "asked.json").write_text(json.dumps({"hosts": hosts, "tasks": list(asked.values())}))
         done = books.attempts(self.attempts)
         whole = books.joined(list(ledgers.values()))
         counts, broken = verdict(Evidence(told, done, asked, ledgers, whole, hosts, self.timeline))
@@ -90,7 +97,7 @@ class Run:
         span = self.chaos.within or max(10.0, max((fault.at + fault.seconds for fault in faults), default=0.0))
         self.say(f"{len(daemons)} daemons are one group; {len(faults)} faults over {span:.0f} s")
         self.submit(net, span)
-        Injector(net, self.timeline, self.say).run(faults, self.look)
+        Injector(net, self.timeline, self.say).run(faults, lambda: self.look(net))
         net.calm()
         self.say("calm: healed, and every daemon is back")
         calm = time.monotonic()
@@ -100,7 +107,7 @@ class Run:
         except AssertionError as error:
             self.broken["settled"] = [str(error)]
         end = calm + FINISH
-        while (left := self.look()) and time.monotonic() < end:
+        while (left := self.look(net)) and time.monotonic() < end:
             time.sleep(0.1)
         if left:
             self.broken["answered"] = [f"clients {', '.join(left)} had no answer {FINISH:.0f} s after the calm"]
@@ -130,8 +137,21 @@ class Run:
                     env=net.mesh.env | {"PYTHONPATH": str(ROOT)},
                 )  # fmt: skip
 
-    def look(self) -> list[str]:
-        """The clients that still run. Raises AssertionError where one failed."""
+    def look(self, net: Lab) -> list[str]:
+        """The clients that still run. A daemon that ended by itself is started again, as a service manager would.
+
+        Raises AssertionError where a client failed.
+        """
+        for name, code in net.exited().items():
+            self.say(f"{name} ended by itself with {code}")
+            if code == NO_ROOM and net.disks[name].ballast.exists():  # as documented: it starts once there is room
+                net.down.add(name)
+                continue
+            last = net.daemons[name].said().splitlines()[-1]
+            self.broken.setdefault("exits", []).append(f"{name} ended by itself with {code}: {last}")
+            span = self.timeline.begin("ended by itself", dead=name)
+            net.restart(name)
+            self.timeline.end(span)
         for client, process in self.clients.items():
             if process.poll():
                 raise AssertionError(f"client {client} failed: {(self.records / f'{client}.log').read_text()}")
@@ -184,13 +204,13 @@ def chaos(asked: Chaos, say: Callable[[str], None] = print) -> tuple[dict[str, A
     """The document of the last line, and what is wrong. The directory is kept where something is. Raises NoLab."""
     began = time.monotonic()
     directory = Path(tempfile.mkdtemp(prefix=f"meshchaos-{asked.seed}-"))
-    kept = True
+    kept = False
     try:
         counts, broken = Run(asked, directory, say).run()
         kept = bool(broken)
-    except NoLab:
-        kept = False
-        raise
+    except (AssertionError, MeshError, OSError) as error:
+        counts, broken = {}, {"run": [f"it could not go on: {type(error).__name__}: {error}"]}
+        kept = True
     finally:
         if kept:
             say(f"logs, journals and records are kept in {directory}")
@@ -211,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--faults", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in STOPS:
         signal.signal(number, _interrupted)
     try:
         document, broken = chaos(
@@ -232,6 +252,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _interrupted(number: int, frame: object) -> None:
+    for each in STOPS:
+        signal.signal(each, signal.SIG_IGN)  # once is enough: what follows is cleaning up
     raise KeyboardInterrupt
 
 

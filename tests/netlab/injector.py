@@ -20,7 +20,7 @@ class Injector:
         self.net, self.timeline, self.say = net, timeline, say
         self.active: dict[Fault, Span] = {}
 
-    def run(self, faults: list[Fault], meanwhile: Callable[[], None]) -> None:
+    def run(self, faults: list[Fault], meanwhile: Callable[[], object]) -> None:
         """``meanwhile`` is called again and again; what it raises ends the run."""
         began = time.monotonic()
         waiting = list(faults)
@@ -88,6 +88,7 @@ class Injector:
                 net.resume(names)
             case plan.FULL:
                 net.disks[names].empty()
+                net.restart(*net.down.intersection(names))
             case _:
                 net.mend()
         self.timeline.end(self.active.pop(fault))

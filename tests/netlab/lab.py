@@ -18,13 +18,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
-import psutil
-
-from tests.e2e.mesh import Daemon, Mesh, until
+from tests.e2e.mesh import Daemon, Mesh
 from tests.netlab import disks, network
 from tests.netlab.disks import Disk
 from tests.netlab.network import Network
@@ -142,17 +140,24 @@ class Lab(Network):
         """SIGSTOP to meshd alone, or to every process of its host."""
         pids = self._pids(name) if whole else [self.daemons[name].process.pid]
         for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
         self.paused.add(name)
 
     def resume(self, *names: str) -> None:
         for name in "".join(names):
             for pid in self._pids(name):
-                os.kill(pid, signal.SIGCONT)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
             self.paused.discard(name)
 
+    def exited(self) -> dict[str, int]:
+        """The exit codes of daemons that ended though nobody stopped them."""
+        codes = {name: daemon.process.poll() for name, daemon in self.daemons.items() if name not in self.down}
+        return {name: code for name, code in codes.items() if code is not None}
+
     def _pids(self, name: str) -> list[int]:
-        return [pid for pid in self.daemons[name].pids() if psutil.pid_exists(pid)]
+        return self.daemons[name].pids()
 
     # Clocks.
 
@@ -194,8 +199,8 @@ class Lab(Network):
         for disk in self.disks.values():
             disk.go_on()  # or those who wait for it outlive their own SIGKILL
         super().close()
-        for name, daemon in self.daemons.items():
-            until(lambda daemon=daemon: daemon.process.poll() is not None, what=f"the daemon of {name} has ended")
+        for daemon in self.daemons.values():
+            daemon.ends()
         for disk in self.disks.values():
             disk.close()
 

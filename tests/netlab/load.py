@@ -136,8 +136,8 @@ class Load:
                 count = min(self.left, SWEEP)
                 number += 1
                 next_at = now + count * self.pause
-                self.left -= count
                 if (found := self.meshctl("submit", str(self.sweep(number, count)))) is not None:
+                    self.left -= count
                     tasks = [f"{found['job']}.{index}" for index in range(found["tasks"])]
                     self.record.write(acknowledged=tasks, durable_on=found["durable_on"])
                     open_jobs[found["job"]] = set(tasks)

@@ -164,6 +164,7 @@ def test_disk_of_the_leader_full(mesh: Mesh, gated: Gated) -> None:
         began = gated.until_began(6)
         net.disks["a"].fill()
         leader = until(lambda: next((d for d in (b, c) if d.status()["leading"]), None), what="another leads")
+        assert leader is not None
         runs(mesh, leader)
         reasons = {peer["id"]: peer["reason"] for peer in mesh.peers(leader)}
         assert "journal cannot be written" in reasons[a.id]

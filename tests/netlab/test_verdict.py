@@ -112,13 +112,17 @@ def test_results_that_were_shown() -> None:
 
 
 def test_two_acceptances_are_excused_by_a_separation_alone() -> None:
-    def both() -> Story:
-        return usual().ran(TWO, A, 101, 108).accepted(SECOND, TWO)
+    def both(began: float = 111) -> Story:
+        return usual().ran(TWO, A, began, began + 3).accepted(SECOND, TWO)
 
     assert "conflicting" in both().broken()
     assert "conflicting" in both().fault(95, 120, apart=("c", "ab")).broken()  # not between the leaders
-    assert "conflicting" not in both().fault(109, 112, apart=("a", "b")).broken()
-    assert "conflicting" not in both().fault(109, 112, silent="b").broken()
+    assert both().fault(101, 115, apart=("ac", "b")).broken() == set()
+    assert both().fault(101, 115, silent="b").broken() == set()
+    assert "unreplicated" in both().fault(109, 115, dead="a").broken()  # it came back, and b had not heard of it
+    again = both(140).fault(109, 115, apart=("a", "b"))
+    assert "conflicting" in again.broken()  # they had met since
+    assert "unreplicated" in again.fault(142, 155, apart=("a", "b")).broken()  # and were apart again
     same = usual().ran(again := attempt_id(FIRST, 2), B, 111, 112).accepted(FIRST._replace(term=4), again)
     assert "conflicting" in same.fault(90, 120, apart=("a", "b")).broken()
 
@@ -129,9 +133,10 @@ def test_two_acceptances_are_excused_by_a_separation_alone() -> None:
         (None, False),
         ({"since": 105, "until": 106, "dead": "c"}, True),  # its machine died
         ({"since": 105, "until": 106, "dead": "a"}, False),  # another one did, long after it was known to run
-        ({"since": 100.5, "until": 103, "dead": "a"}, True),  # who granted it died before it could be known
+        ({"since": 100.5, "until": 140, "dead": "ac"}, True),  # who granted it, too
         ({"since": 104, "until": 120, "apart": ("c", "ab")}, False),  # cut off, for less than lost_after
-        ({"since": 99, "until": 120, "apart": ("ac", "b")}, True),  # granted where the other leader could not know
+        ({"since": 99, "until": 140, "apart": ("ac", "b")}, True),  # granted where the other leader could not know
+        ({"since": 99, "until": 140, "apart": ("a", "bc")}, False),  # and its node has declared it since
     ],
 )
 def test_running_work_begun_again(fault: dict[str, Any] | None, excused: bool) -> None:
@@ -156,6 +161,8 @@ def test_work_that_was_stopped() -> None:
     stopped = Story().ran(ended=None)
     assert "disturbed" in stopped.broken()
     assert "disturbed" not in stopped.fault(130, 131, dead="c").broken()
+    useless = usual().ran(TWO, A, 105, None).fault(99, 120, apart=("ac", "b"))
+    assert "disturbed" not in useless.broken()
     failed = Story().ran(ended=None)
     failed.records[-1] = Attempt(T, ONE, True, 1, FAILED, 1, C, Outcome(code="OSError"))
     assert "disturbed" not in failed.broken()

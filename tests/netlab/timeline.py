@@ -13,6 +13,7 @@ from typing import Any
 
 LOST_AFTER = 30.0  # seconds, the mesh's own promise
 REJOIN = 8.0  # seconds after an absence in which a node may not be back: a restart on a loaded machine, a redial of 5 s
+FOREVER = float("inf")
 
 
 class Span:
@@ -21,13 +22,13 @@ class Span:
     def __init__(self, what: str, dead: str = "", silent: str = "", cut: set[tuple[str, str]] | None = None) -> None:
         self.what, self.dead, self.silent, self.cut = what, set(dead), set(silent), cut or set()
         self.since = time.monotonic()
-        self.until = float("inf")
+        self.until = FOREVER
 
-    def apart(self, one: str, other: str) -> bool:
+    def apart(self, one: str, other: str, deaths: bool = True) -> bool:
         """Whether this keeps the two from hearing each other."""
         if one == other:
             return False
-        away = self.dead | self.silent
+        away = self.silent | self.dead if deaths else self.silent
         return one in away or other in away or (one, other) in self.cut or (other, one) in self.cut
 
     def document(self) -> dict[str, Any]:
@@ -54,22 +55,29 @@ class Timeline:
     def anyone_died(self, since: float, until: float) -> bool:
         return any(span.dead and span.since <= until and span.until + REJOIN >= since for span in self.spans)
 
-    def apart(self, one: str, other: str, since: float, until: float) -> bool:
-        """Whether anything kept these two from hearing each other at a moment of these."""
-        return self.apart_for(one, other, since, until) > 0
+    def apart_since(self, one: str, other: str, at: float, deaths: bool = True) -> float:
+        """When the time began in which these two were never surely in touch until then; infinity: they were.
+
+        ``deaths``: whether that one of them was dead counts, too.
+        """
+        return next((since for since, until in self._periods(one, other, deaths) if since <= at <= until), FOREVER)
 
     def apart_for(self, one: str, other: str, since: float, until: float) -> float:
-        """The longest time that ended in this window, or lasts in it, in which they were not surely in touch."""
-        longest, began, reached = 0.0, float("inf"), float("-inf")
+        """The longest such time that reaches into this window, up to the window's end."""
+        periods = self._periods(one, other, deaths=True)
+        return max((min(end, until) - begin for begin, end in periods if end >= since and begin <= until), default=0.0)
+
+    def _periods(self, one: str, other: str, deaths: bool) -> list[tuple[float, float]]:
+        """Faults with no time between them to be back in are one period."""
+        found: list[tuple[float, float]] = []
         for span in sorted(self.spans, key=lambda span: span.since):
-            if not span.apart(one, other) or span.since > until:
+            if not span.apart(one, other, deaths):
                 continue
-            if span.since > reached:
-                began = span.since
-            reached = max(reached, span.until + REJOIN)
-            if reached >= since:
-                longest = max(longest, min(reached, until) - began)
-        return longest
+            if found and span.since <= found[-1][1]:
+                found[-1] = (found[-1][0], max(found[-1][1], span.until + REJOIN))
+            else:
+                found.append((span.since, span.until + REJOIN))
+        return found
 
     def write(self, path: Path) -> None:
         path.write_text("".join(json.dumps(span.document()) + "\n" for span in self.spans))

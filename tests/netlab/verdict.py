@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 from mesh.core.lattice import FAILED, Acceptance
 from mesh.core.ledger import FINAL, Ledger
 from tests.netlab.books import Done, Told, nonce_of
-from tests.netlab.timeline import LOST_AFTER, REJOIN, Timeline
+from tests.netlab.timeline import FOREVER, LOST_AFTER, Timeline
 
 KNOWN_AFTER = 2.0  # seconds after its beginning in which an attempt may be known to its node and its leader alone
-SAID_AFTER = 10.0  # seconds from a success to its acceptance, on a loaded machine
+DECLARED_AFTER = 15.0  # seconds after which its node has declared it to whoever leads then
+SAID_AFTER = 3.0  # seconds from a success to its acceptance, on a loaded machine
 
 
 class Evidence(NamedTuple):
@@ -84,28 +85,28 @@ def results(seen: Evidence) -> tuple[list[str], list[str]]:
     return replaced, wrong
 
 
-def conflicting(seen: Evidence) -> list[str]:
-    """Two acceptances of one task with different results, by leaders who were in touch, or by one."""
-    wrong = []
+def accepted_twice(seen: Evidence) -> tuple[list[str], list[str]]:
+    """Two acceptances of one task with different results. By leaders in touch, or by one; and by leaders who were not,
+    but had been since the first of them, or of whom one was dead: then too few machines knew what was accepted."""
+    conflicting, unreplicated = [], []
     for task, state in sorted(seen.whole.tasks.items()):
-        accepted = list((state.acceptances or {}).values())
-        if len({acceptance.digest for acceptance in accepted}) < 2:
-            continue
-        for one, other in combinations(sorted(accepted), 2):
-            if one.digest != other.digest and not _apart(seen, one, other):
-                wrong.append(
-                    f"{task} was accepted twice: {one.attempt} by {_by(seen, one)}, {other.attempt} by"
-                    f" {_by(seen, other)}, who were in touch"
-                )
-    return wrong
+        accepted = sorted((state.acceptances or {}).values(), key=lambda each: (_ended(seen, each), each))
+        for first, second in combinations(accepted, 2):
+            if first.digest == second.digest:
+                continue
+            one, other = (seen.hosts[each.claim.leader] for each in (first, second))
+            at, line = _ended(seen, second), seen.timeline
+            both = f"{first.attempt} by {_by(seen, first)}, {second.attempt} by {_by(seen, second)}"
+            if one == other or not at or line.apart_since(one, other, at) > at:
+                conflicting.append(f"{task} was accepted twice: {both}, who were in touch")
+            elif line.apart_since(one, other, at, deaths=False) > _ended(seen, first) + SAID_AFTER:
+                unreplicated.append(f"{task} was accepted twice, for no one in reach knew of the first: {both}")
+    return conflicting, unreplicated
 
 
-def _apart(seen: Evidence, one: Acceptance, other: Acceptance) -> bool:
-    leaders = [seen.hosts[each.claim.leader] for each in (one, other)]
-    ended = [done.ended for each in (one, other) if (done := seen.attempts.get(each.attempt)) and done.ended]
-    if leaders[0] == leaders[1]:
-        return False  # it knew, for what it accepts is in its own journal
-    return bool(ended) and seen.timeline.apart(leaders[0], leaders[1], min(ended) - 1, max(ended) + SAID_AFTER)
+def _ended(seen: Evidence, acceptance: Acceptance) -> float:
+    done = seen.attempts.get(acceptance.attempt)
+    return done.ended if done is not None and done.ended is not None else 0.0
 
 
 def _by(seen: Evidence, acceptance: Acceptance) -> str:
@@ -114,27 +115,29 @@ def _by(seen: Evidence, acceptance: Acceptance) -> str:
 
 def repeated(seen: Evidence) -> tuple[list[str], list[str], int]:
     """Work of surviving machines that was stopped or begun again while it ran; that was begun again after its end;
-    and how many tasks were begun more than once at all."""
-    disturbed, recomputed, doubled = [], [], 0
+    and how many tasks were begun more than once at all. Each task is told once."""
+    disturbed, recomputed, doubled = {}, {}, 0
     by_task: dict[str, list[Done]] = {}
-    for done in seen.attempts.values():
+    for done in sorted(seen.attempts.values(), key=lambda done: done.began):
         by_task.setdefault(done.task, []).append(done)
     for task, begun in sorted(by_task.items()):
-        begun.sort(key=lambda done: done.began)
         doubled += len(begun) > 1
-        for place, first in enumerate(begun):
-            later = begun[place + 1 :]
-            if first.ended is None and not later and not _stopped_rightly(seen, first):
-                disturbed.append(f"{task}: {_what(seen, first)} was stopped, and its machine was not")
-            for second in later[:1]:
-                if _excused(seen, first, second):
-                    continue
-                line = f"{task}: {_what(seen, first)}, and again {_what(seen, second)}"
-                if first.ended is None or second.began < first.ended:
-                    disturbed.append(line)
-                elif not seen.timeline.anyone_died(first.ended - 1, second.began):
-                    recomputed.append(line)  # else: who held its result may have been the one that was gone
-    return disturbed, recomputed, doubled
+        if all(done.ended is None for done in begun) and not _stopped_rightly(seen, begun[-1]):
+            disturbed[task] = f"{task}: {_what(seen, begun[-1])}, and its machine lives"
+        for first, second in combinations(begun, 2):
+            both = f"{task}: {_what(seen, first)}, and again {_what(seen, second)}"
+            if first.ended is not None and first.ended <= second.began:
+                # Who alone held its result may have been the one that was gone.
+                if not _excused(seen, first, second) and not seen.timeline.anyone_died(first.ended - 1, second.began):
+                    recomputed.setdefault(task, both)
+            # What is stopped because another attempt has ended the task was of no use any more.
+            elif not _ended_before(begun, first.stopped or second.began) and not _excused(seen, first, second):
+                disturbed.setdefault(task, both)
+    return list(disturbed.values()), list(recomputed.values()), doubled
+
+
+def _ended_before(begun: list[Done], at: float) -> bool:
+    return any(done.ended is not None and done.ended <= at for done in begun)
 
 
 def _stopped_rightly(seen: Evidence, done: Done) -> bool:
@@ -156,10 +159,11 @@ def _excused(seen: Evidence, first: Done, second: Done) -> bool:
         return True
     if line.apart_for(node, other, first.began, second.began) > LOST_AFTER:
         return True
-    # A grant waits for no disk and for no other node: begun in a separation, or just before, it is known on one side.
-    since, until = first.began - REJOIN, first.began + KNOWN_AFTER
-    unknown = line.apart(one, other, since, until) or line.apart(node, other, since, until)
-    return unknown or line.died(one, since, until)
+    # A grant waits for no disk and for no other node: where who granted the first was out of touch ever since, the
+    # other side learns of it from its node alone, which declares it once it follows that side.
+    unknown = line.apart_since(one, other, second.began) <= first.began + KNOWN_AFTER
+    undeclared = second.began < first.began + DECLARED_AFTER or line.apart_since(node, other, second.began) < FOREVER
+    return unknown and undeclared
 
 
 def _what(seen: Evidence, done: Done) -> str:
@@ -172,11 +176,13 @@ def verdict(seen: Evidence) -> tuple[dict[str, int], dict[str, list[str]]]:
     """The counts, and by the name of each broken promise what is wrong."""
     replaced, lost_results = results(seen)
     disturbed, recomputed, doubled = repeated(seen)
+    conflicting, unreplicated = accepted_twice(seen)
     broken = {
         "lost": lost(seen),
         "unfinished": unfinished(seen),
         "lost_results": lost_results,
-        "conflicting": conflicting(seen),
+        "conflicting": conflicting,
+        "unreplicated": unreplicated,
         "disturbed": disturbed,
         "recomputed": recomputed,
     }
