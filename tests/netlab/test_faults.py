@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.mesh import until
+from tests.e2e.mesh import alive, until
 from tests.netlab.disks import EXT4, Disk, can_break
 from tests.netlab.lab import Lab, faketime, lab
 from tests.netlab.network import can_delay
@@ -232,3 +232,24 @@ def test_nothing_is_left() -> None:
         assert all(Path("/run/netns", name).exists() for name in namespaces)
     child.wait(5)
     assert not any(Path("/run/netns", name).exists() for name in namespaces)
+
+
+def test_what_a_killed_lab_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    code = f"""if True:
+        import os, pathlib, signal, subprocess
+        from tests.netlab.disks import Disk
+        from tests.netlab.lab import lab
+        with lab(1) as net:
+            Disk(pathlib.Path({str(tmp_path / "disk")!r}), mebibytes=1)
+            child = subprocess.Popen([*net.hosts["a"].before, "sleep", "60"], stdout=subprocess.DEVNULL)
+            print(net.prefix, child.pid, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    prefix, pid = done.stdout.split()
+    assert os.path.ismount(tmp_path / "disk")
+    with lab(1):
+        assert not [path for path in Path("/run/netns").iterdir() if path.name.startswith(prefix)]
+        assert not os.path.ismount(tmp_path / "disk")
+    until(lambda: not alive(int(pid)), what="its processes ended with it")

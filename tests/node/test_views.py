@@ -11,7 +11,8 @@ from mesh.core import effects as fx
 from mesh.core import events as ev
 from mesh.core.errors import NoLeader, NotFound
 from mesh.core.identity import Me
-from mesh.core.lattice import FAILED, SUCCEEDED, Job, Outcome, Resources, Retries, Shape, Task
+from mesh.core.ids import Claim
+from mesh.core.lattice import FAILED, SUCCEEDED, Acceptance, Attempt, Job, Outcome, Resources, Retries, Shape, Task
 from mesh.core.machine import Machine
 from mesh.core.messages import Device, Offer
 from mesh.core.params import Params
@@ -114,6 +115,22 @@ def test_a_task_from_pending_to_done() -> None:
     assert (attempt["node"], attempt["node_name"]) == (NODE, "one")
     assert (attempt["started_at"], attempt["finished_at"]) == ("1970-01-01T00:00:01.000Z", "1970-01-01T00:00:02.500Z")
     json.dumps([document, done])
+
+
+def test_of_two_successes_it_says_which_is_accepted_and_which_was_superseded() -> None:
+    node = Node()
+    node.submit(1)
+    node.end(digest="mine")
+    (mine,) = views.task(node.machine, "j.0")["attempts"]
+    outcome = Outcome(result=b"other", digest="other")
+    for number, claim in enumerate((Claim(True, 99, OTHER, "L9"), None), 1):
+        attempt = f"99.{OTHER}.L9.{number}"
+        node.machine.ledger.join(Attempt("j.0", attempt, True, 1, SUCCEEDED, 1, OTHER, outcome))
+        if claim is not None:
+            node.machine.ledger.join(Acceptance("j.0", attempt, claim, "other"))
+    said = {a["id"]: (a["accepted"], a["superseded"]) for a in views.task(node.machine, "j.0")["attempts"]}
+    winner, neither = f"99.{OTHER}.L9.1", f"99.{OTHER}.L9.2"
+    assert said == {mine["id"]: (False, True), winner: (True, False), neither: (False, False)}
 
 
 def test_a_job_has_the_best_of_its_metric_and_takes_no_nan_for_it() -> None:
