@@ -92,7 +92,7 @@ class Run:
     def disturb(self, net: Lab) -> books.Told:
         names = "".join(net.hosts)
         daemons = net.start(slots=SLOTS, flags=["--grace", str(GRACE)])
-        net.mesh.met(*daemons)
+        net.settled()
         faults = plan(self.chaos.seed, self.chaos.faults, names)
         span = self.chaos.within or max(10.0, max((fault.at + fault.seconds for fault in faults), default=0.0))
         self.say(f"{len(daemons)} daemons are one group; {len(faults)} faults over {span:.0f} s")
@@ -102,7 +102,7 @@ class Run:
         self.say("calm: healed, and every daemon is back")
         calm = time.monotonic()
         try:
-            leader = net.mesh.met(*daemons, within=MEET)
+            leader = net.settled(MEET)
             self.say(f"one group, led by {leader.name}, {time.monotonic() - calm:.1f} s after the calm")
         except AssertionError as error:
             self.broken["settled"] = [str(error)]

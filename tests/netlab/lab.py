@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
-from tests.e2e.mesh import Daemon, Mesh
+from tests.e2e.mesh import PATIENCE, Daemon, Mesh, until
 from tests.netlab import disks, network
 from tests.netlab.disks import Disk
 from tests.netlab.network import Network
@@ -97,6 +97,20 @@ class Lab(Network):
         others = self.start(*[name for name in self.hosts if name != "a"], slots=slots, flags=flags)
         self.mesh.met(first, *others, leader=first)
         return [first, *others]
+
+    def settled(self, within: float = PATIENCE) -> Daemon:
+        """Until all follow one of them and it hears all: the leader. (Beyond it and its successors, nodes need not hear
+        one another.)"""
+
+        def led() -> Daemon | None:
+            said = {daemon.id: (daemon, daemon.status()) for daemon in self.daemons.values()}
+            leaders = {status["leader"] for _, status in said.values()}
+            leading = said.get(leaders.pop()) if len(leaders) == 1 else None
+            return leading[0] if leading is not None and leading[1]["alive"] == len(said) else None
+
+        found = until(led, within, "all follow one leader that hears all")
+        assert found is not None
+        return found
 
     # Faults of processes.
 
