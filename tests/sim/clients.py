@@ -256,5 +256,6 @@ class Clients:
 def _able(host: Host) -> bool:
     """Whether it can be a successor, and has been for long enough to know everything."""
     machine = host.machine
-    well = host.disk.well_for() > CAUGHT_UP and host.disk.slow == 1.0
+    disk = host.disk
+    well = disk.well_for() > CAUGHT_UP and disk.slow == 1.0 and disk.world.now - disk.slow_until > CAUGHT_UP
     return host.up and machine is not None and well and not machine.election.draining

@@ -40,6 +40,7 @@ class Disk:
         self.known: set[tuple[object, ...]] = set()  # keys of records on disk, see key()
         self.paces = world.rng.choice(((0.0005, 0.002), (0.001, 0.004), (0.002, 0.02, 0.1)))
         self.slow = 1.0
+        self.slow_until = 0.0  # when it last was
         self.stuck_until = 0.0
         self.failing_until = 0.0
         self._told_failed = False
