@@ -48,8 +48,8 @@ class Hangup(NamedTuple):
 class ServePull(NamedTuple):
     """Send one slice of what is synced beyond these cursors as ``Pulled``; with ``wait`` once there is something.
 
-    The cursor of our own journal, if there is one and it is right, is where to begin, and is told to the machine
-    (``SuccessorSynced``). If it is not right, this journal was restored from a backup, or copied: it takes a new id.
+    A cursor of our own journal, of this life or a former one, is where to begin, and is told to the machine
+    (``SuccessorSynced``). If it is not right, this journal was restored from a backup: the cursor counts for nothing.
     """
 
     to: NodeId

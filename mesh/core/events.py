@@ -78,12 +78,6 @@ class SuccessorSynced(NamedTuple):
     position: int
 
 
-class JournalRenamed(NamedTuple):
-    """Our journal was restored from a backup or copied: what it says of other journals' content is not believed."""
-
-    journal: str  # its new id
-
-
 class Measured(NamedTuple):
     """The detectors ran."""
 
@@ -149,6 +143,6 @@ Asked: TypeAlias = CancelAsked | PauseAsked | PriorityAsked | RetryAsked  # of j
 
 Event: TypeAlias = (
     Ticked | Resumed | AddressFound | LinkUp | LinkRefused | LinkDown | DialFailed | Received | JournalSynced
-    | JournalFailed | JournalRenamed | SuccessorSynced | Measured | AttemptsBegan | AttemptsEnded
+    | JournalFailed | SuccessorSynced | Measured | AttemptsBegan | AttemptsEnded
     | AttemptsProgressed | Submitted | CancelAsked | PauseAsked | PriorityAsked | RetryAsked | ForgetAsked | DrainAsked
 )  # fmt: skip

@@ -28,7 +28,6 @@ from mesh.core.events import (
     Event,
     ForgetAsked,
     JournalFailed,
-    JournalRenamed,
     JournalSynced,
     LinkDown,
     LinkRefused,
@@ -57,10 +56,14 @@ from mesh.core.worker import Worker
 
 
 class Machine:
-    """``records`` is the journal as it was synced, ``journal`` its id, ``cursors`` what of others' is in it."""
+    """``records`` is the journal as synced, ``own`` how far its lives reached, ``cursors`` what it has of others'.
+
+    A journal has an id for each life of its node, because an id stands for one history without a break: who restores a
+    backup begins another one.
+    """
 
     def __init__(
-        self, me: Me, params: Params, records: Iterable[Record], now: float, journal: str = "",
+        self, me: Me, params: Params, records: Iterable[Record], now: float, own: Iterable[Cursor] = (),
         cursors: Iterable[Cursor] = (),
     ) -> None:  # fmt: skip
         self.me, self.params, self.started = me, params, now
@@ -72,7 +75,7 @@ class Machine:
         self.out = Outbox(me.node, self.ledger, position)
         self.members = Members(me.node, me.address, params, self.out)
         self.copies = Copies(params, self.members, self.out)
-        self.puller = Puller(params, self.members, self.out, journal, cursors, self._absorb)
+        self.puller = Puller(params, self.members, self.out, own, cursors, self._absorb)
         self.election = Election(me, params, self.members, self.out, self.copies, self.puller.caught_up)
         self.worker = Worker(me, params, self.out)
         self.leader = Leader(me, params, self.members, self.puller, self.out)
@@ -457,7 +460,6 @@ _HANDLERS: dict[type, Callable[[Machine, Any, float], None]] = {
     Received: Machine._on_received,
     JournalSynced: Machine._on_synced,
     JournalFailed: Machine._on_journal_failed,
-    JournalRenamed: lambda m, e, now: m.puller.on_renamed(e.journal, now),
     SuccessorSynced: Machine._on_successor_synced,
     Measured: Machine._on_measured,
     AttemptsBegan: lambda m, e, now: m.worker.on_began(e.attempts, now),

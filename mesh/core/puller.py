@@ -41,7 +41,7 @@ class Session:
 
 
 class Puller:
-    """``journal`` is our own one's id, ``cursors`` what it holds of others'.
+    """``own`` is how far each life of our own journal reached, this one's last; ``cursors`` what it holds of others'.
 
     ``absorb`` is called with each slice's records and the cursor after it, and joins them.
     """
@@ -51,12 +51,12 @@ class Puller:
         params: Params,
         members: Members,
         out: Outbox,
-        journal: str,
+        own: Iterable[Cursor],
         cursors: Iterable[Cursor],
         absorb: Callable[[tuple[Record, ...], Cursor, float], None],
     ) -> None:
         self.params, self.members, self.out, self.absorb = params, members, out, absorb
-        self.journal = journal  # our own one's id: what others pulled from it they need not send back
+        *self._former, self._present = tuple(own) or (NO_CURSOR,)  # what others pulled from us they need not send back
         self.sessions: dict[NodeId, Session] = {}
         self.cursors = {cursor.journal: cursor for cursor in cursors}  # the last to have moved stands last
         self.journals: dict[NodeId, str] = {}  # whose journal is which
@@ -81,14 +81,6 @@ class Puller:
             self._end_live(leader)
         elif leader and (session is None or not session.live):
             self._begin(leader, True, now)
-
-    def on_renamed(self, journal: str, now: float) -> None:
-        """Our journal is not what its readers read: what we pulled may have gaps, so all is pulled anew."""
-        self.journal = journal
-        self.cursors.clear()
-        self.complete.clear()
-        for node, session in sorted(self.sessions.items()):
-            self._begin(node, session.live, now)
 
     def on_leader_position(self, position: int, now: float) -> None:
         """What our leader's heartbeat says to be on its disk."""
@@ -184,8 +176,8 @@ class Puller:
         session.asked_at, session.under_way = now, True
         own = self._cursor(node)
         others = [cursor for cursor in self.cursors.values() if cursor != own][-TOLD:]
-        ours = Cursor(self.journal, self.out.synced, "")
-        cursors = tuple(sorted(cursor for cursor in (ours, own, *others) if cursor.journal))
+        present = self._present._replace(position=self.out.synced, digest="")
+        cursors = tuple(sorted(cursor for cursor in (*self._former, present, own, *others) if cursor.journal))
         self.out.send(node, Pull(session.id, cursors, session.live and session.reached))
 
     def _life(self, node: NodeId) -> Life:

@@ -82,7 +82,7 @@ class Cluster:
             node.disk = list(original.disk)
             me = me._replace(node=original.id, new_mesh_id=original.up.me.new_mesh_id)
         node.unsynced, node.running, node.beats, node.waiting = [], {}, {}, {}
-        node.machine = Machine(me, self.params, list(node.disk), self.now, node.name)
+        node.machine = Machine(me, self.params, list(node.disk), self.now, (Cursor(node.name, 0, ""),))
         self.feed(node, ev.Measured(offer(node.slots)))
 
     def crash(self, name: str) -> None:

@@ -131,7 +131,7 @@ class Rig:
         self.out = outbox("a", records)
         self.params = params
         self.members = Members(node("a"), "a:1", params, self.out)
-        self.puller = Puller(params, self.members, self.out, "mine", (), self._absorb)
+        self.puller = Puller(params, self.members, self.out, (Cursor("mine", 0, ""),), (), self._absorb)
         self.copies: dict[str, int] | None = None  # of successors; None: there is none to wait for
         self.leader = Leader(who("a", "leader"), params, self.members, self.puller, self.out)
         self.hands: dict[str, Hand] = {}

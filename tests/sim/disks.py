@@ -47,13 +47,22 @@ class Disk:
         self._queue: Batch = []
         self._writing: Batch | None = None
         self._parked: dict[str, do.ServePull] = {}
-        self._names = self._renamed = 0
+        self.lives: list[tuple[str, int]] = []  # the journal's id in each life, and the position that it began after
 
-    def start(self) -> tuple[list[Record], list[Cursor]]:
-        """What a new process finds."""
+    def start(self) -> tuple[list[Record], list[Cursor], list[Cursor]]:
+        """What a new process finds: its records, how far each life of it reached, and what it holds of others'."""
         self._queue, self._writing, self._told_failed, self._parked = [], None, False, {}
-        furthest = {row.source.journal: row.source for row in self.rows[self._renamed :] if row.source.journal}
-        return list(self.records), [furthest[journal] for journal in sorted(furthest)]
+        end = len(self.records)
+        self.lives = [life for life in self.lives if life[1] < end]
+        self.lives.append((f"{self.host.name}/{self.host.life}", end))
+        self.journal = self.lives[-1][0]
+        own = [Cursor(journal, reached, "") for journal, reached in self._reaches()]
+        furthest = {row.source.journal: row.source for row in self.rows if row.source.journal}
+        return list(self.records), own, [furthest[journal] for journal in sorted(furthest)]
+
+    def _reaches(self) -> list[tuple[str, int]]:
+        ends = [after for _, after in self.lives[1:]] + [len(self.records)]
+        return [(journal, end) for (journal, _), end in zip(self.lives, ends, strict=True)]
 
     def crash(self) -> None:
         """What was being written may have arrived, although nobody was told."""
@@ -69,19 +78,14 @@ class Disk:
 
     def copy_of(self, other: Disk) -> None:
         self.rows, self.records, self.known = list(other.rows), list(other.records), set(other.known)
-        self.journal, self._renamed = other.journal, other._renamed
+        self.lives = list(other.lives)
 
     def rewind(self, rows: int) -> None:
         """A backup is restored, of the time when there were so many rows."""
-        self.rows, self._renamed = self.rows[:rows], min(self._renamed, rows)
+        self.rows = self.rows[:rows]
         self.records = [record for row in self.rows for record in row.records]
         self.known = {each for record in self.records for each in _keys(record)}
-
-    def rename(self) -> None:
-        """Cursors of before are forgotten, as mesh.shell.journal does."""
-        self._names += 1
-        self._renamed = len(self.rows)
-        self.journal = f"{self.journal.partition('/')[0]}/{self.host.index}.{self._names}"
+        self.lives = [life for life in self.lives if life[1] <= len(self.records)]
 
     def append(self, persist: do.Persist) -> None:
         self._queue.append(persist)
@@ -90,12 +94,12 @@ class Disk:
 
     def serve(self, pull: do.ServePull) -> None:
         """As the driver and ``mesh.shell.journal`` do it between them."""
-        own = next((cursor for cursor in pull.cursors if cursor.journal == self.journal), None)
-        if own is not None and self._right(own):
-            self.world.after(0.0, self._tell, self.host.machine, ev.SuccessorSynced(pull.to, own.position))
-        elif own is not None:
-            self.rename()
-            self.world.after(0.0, self._tell, self.host.machine, ev.JournalRenamed(self.journal))
+        mine = {journal for journal, _ in self.lives}
+        right = [cursor for cursor in pull.cursors if cursor.journal in mine and self._right(cursor)]
+        pull = pull._replace(cursors=(*(c for c in pull.cursors if c.journal not in mine), *right))
+        if right:
+            position = max(cursor.position for cursor in right)
+            self.world.after(0.0, self._tell, self.host.machine, ev.SuccessorSynced(pull.to, position))
         self._parked.pop(pull.to, None)
         self._answer(pull)
 
@@ -104,25 +108,30 @@ class Disk:
             self.world.feed(self.host, event)
 
     def _right(self, cursor: Cursor) -> bool:
+        if cursor.position > dict(self._reaches())[cursor.journal]:
+            return False
         return not cursor.position or any((row.last, row.digest) == cursor[1:] for row in reversed(self.rows))
 
     def _answer(self, pull: do.ServePull) -> None:
-        read = {cursor.journal: cursor for cursor in pull.cursors}
-        own = read.get(self.journal, Cursor(self.journal, 0, ""))
-        cursor, end = own, True
+        mine = {journal for journal, _ in self.lives}
+        after = max((cursor.position for cursor in pull.cursors if cursor.journal in mine), default=0)
+        read = {cursor.journal: cursor.position for cursor in pull.cursors}
+        position, digest, end = after, "", True
         records: list[Record] = []
-        for row in self.rows[bisect_right(self.rows, own.position, key=lambda row: row.last) :]:
+        for row in self.rows[bisect_right(self.rows, after, key=lambda row: row.last) :]:
             if len(records) >= SLICE:
                 end = False
                 break
-            known = read.get(row.source.journal) if row.source.journal else None
-            if known is None or row.source.position > known.position:
+            if not row.source.journal or row.source.position > read.get(row.source.journal, -1):
                 records += row.records
-            cursor = Cursor(self.journal, row.last, row.digest)
-        if pull.wait and cursor == own:
+            position, digest = row.last, row.digest
+        if pull.wait and position == after:
             self._parked[pull.to] = pull
-        else:
-            self.world.net.send(self.host, pull.to, Pulled(pull.session, cursor, end, tuple(records)))
+            return
+        if position == after and after:
+            digest = next(row.digest for row in reversed(self.rows) if row.last == after)
+        cursor = Cursor(self.journal, position, digest)
+        self.world.net.send(self.host, pull.to, Pulled(pull.session, cursor, end, tuple(records)))
 
     def well_for(self) -> float:
         """Seconds since it last failed or was stuck; negative while it is."""

@@ -236,7 +236,6 @@ class Faults:
         host.plan = replace(host.plan, ulid=ulid)
         host.node = node_id(host.plan.rank, f"{ulid:026d}")
         host.exited = ""
-        host.disk.rename()  # as mesh.shell.journal, whose owner is another now
 
 
 KINDS: tuple[tuple[Callable[[Faults], None], int], ...] = (

@@ -188,8 +188,8 @@ class World:
             host.node, host.life, host.name, host.plan.role, host.address, "sim", f"mesh-{host.life}", "0"
         )  # fmt: skip
         self.disturb(f"{host.name} {host.node} starts as {host.life} ({host.plan.role})", host)
-        records, cursors = host.disk.start()
-        host.machine = Machine(me, self.params, records, host.local(self.now), host.disk.journal, cursors)
+        records, own, cursors = host.disk.start()
+        host.machine = Machine(me, self.params, records, host.local(self.now), own, cursors)
         self.feed(host, ev.Measured(host.offer))
         if self.plan.discovery:
             self.after(self.rng.uniform(0.1, 1.5), self._browse, host, host.life, 2.0)
@@ -199,9 +199,11 @@ class World:
         if host.life != life or host.machine is None:
             return
         for other in self.hosts:
-            if other is not host and other.up and not self.net.is_cut(host, other):
+            if other is host or not other.up or (host.index, other.index) in self.net.cuts:
+                continue
+            self.feed(other, ev.AddressFound(host.address))
+            if (other.index, host.index) not in self.net.cuts:
                 self.feed(host, ev.AddressFound(other.address))
-                self.feed(other, ev.AddressFound(host.address))
         self.after(again, self._browse, host, life, min(again * 3, 60.0))
 
     def crash(self, host: Host, power: bool = True) -> None:
