@@ -89,9 +89,8 @@ async def resume(args: argparse.Namespace, channel: Channel, output: Output) -> 
 
 
 async def retry(args: argparse.Namespace, channel: Channel, output: Output) -> int:
-    if args.force:
-        raise NotBuilt("'retry --force' is not built yet", "", "`meshctl retry` without it repeats what has ended")
-    return _done(output, args.job_task, await channel.retry(args.job_task), "running {} of {} once more", _NONE_FAILED)
+    count = await channel.retry(args.job_task, args.force)
+    return _done(output, args.job_task, count, "running {} of {} once more", _NONE_FAILED)
 
 
 async def priority(args: argparse.Namespace, channel: Channel, output: Output) -> int:

@@ -165,7 +165,11 @@ def _parser() -> Parser:
     add("pause", "start no more tasks of a job; what runs runs on", job)
     add("resume", "go on with a paused job", job)
     retry = add("retry", "run what failed or was cancelled once more", target)
-    retry.add_argument("--force", action="store_true", help="not built yet")
+    retry.add_argument(
+        "--force",
+        action="store_true",
+        help="run held tasks too (on_lost: hold), though they may run twice; without it they wait",
+    )
     add("priority", "change the priority", target).add_argument(
         "number", metavar="N", type=int, choices=range(1, 11), help="1 to 10, higher first"
     )

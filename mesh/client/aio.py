@@ -43,6 +43,7 @@ class AsyncMeshClient:
         self._channel = Channel(Finder(address, mesh), patience)
         self._calls = Calls()
         self._feeds: dict[int, Feed] = {}
+        self._left: list[Feed] = []  # feeds that take no more, and are watched to their end
 
     async def __aenter__(self) -> AsyncMeshClient:
         await self.connect()
@@ -60,13 +61,14 @@ class AsyncMeshClient:
     async def close(self, flush: bool = True) -> None:
         """Wait (10 s at most) until what was submitted is acknowledged, then hang up. Unfinished futures fail."""
         try:
-            if flush and self._feeds:
+            feeds = [*self._feeds.values(), *self._left]
+            if flush and feeds:
                 async with asyncio.timeout(FLUSH):
-                    await asyncio.gather(*(feed.flush() for feed in self._feeds.values()))
+                    await asyncio.gather(*(feed.flush() for feed in feeds))
         except TimeoutError:
             pass  # each future that was not acknowledged says so itself
         finally:
-            await asyncio.gather(*(feed.close() for feed in self._feeds.values()))
+            await asyncio.gather(*(feed.close() for feed in (*self._feeds.values(), *self._left)))
             await self._channel.close()
 
     # -- functions ---------------------------------------------------------------------------------------------------
@@ -81,6 +83,7 @@ class AsyncMeshClient:
         retries: int | Mapping[str, Any] = 0,
         timeout: float | str | None = None,
         env: Mapping[str, Any] | None = None,
+        on_lost: str = "retry",
         **kwargs: Any,
     ) -> TaskFuture[T]:
         """Run ``function(*args, **kwargs)`` on some machine; ``await`` the future for its result.
@@ -88,7 +91,7 @@ class AsyncMeshClient:
         See :class:`~mesh.client.calls.Options` for the other parameters. Raises ``QuotaExceeded`` for arguments over
         1 MiB and ``InvalidSpec`` for wrong options.
         """
-        return self.submit_with(function, args, kwargs, Options(resources, priority, retries, timeout, env))
+        return self.submit_with(function, args, kwargs, Options(resources, priority, retries, timeout, env, on_lost))
 
     def submit_with(
         self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
@@ -144,12 +147,15 @@ class AsyncMeshClient:
     def feed(self, priority: int) -> Feed:
         """The job of this client's functions at this priority. Only in the client's loop where it is new."""
         feed = self._feeds.get(priority)
+        if feed is not None and feed.moved:
+            self._left.append(self._feeds.pop(priority))
+            feed = None
         if feed is None:
             feed = self._feeds[check_priority(priority)] = Feed(self._channel, priority)
         return feed
 
     def has_feed(self, priority: int) -> bool:
-        return priority in self._feeds
+        return priority in self._feeds and not self._feeds[priority].moved
 
     # -- files and jobs ----------------------------------------------------------------------------------------------
 

@@ -22,7 +22,8 @@ class Options(NamedTuple):
     ``resources``: ``cpus`` and ``gpus`` (numbers), ``memory`` and ``gpu_memory`` (bytes, or ``"4GiB"``), ``device``
     (any, cpu, cuda, mps), ``labels``; or a list of alternatives. ``priority``: 1 to 10, higher first. ``retries``:
     further attempts after a failure, or a mapping with ``max, backoff, factor, max_delay, not_on``. ``timeout``:
-    seconds (or ``"6h"``) that one attempt may run.
+    seconds (or ``"6h"``) that one attempt may run. ``on_lost``: ``"hold"`` where it must never run twice: then a task
+    whose machine is lost waits for it, or for a person (``meshctl retry TASK --force``).
     """
 
     resources: Wanted = None
@@ -30,6 +31,7 @@ class Options(NamedTuple):
     retries: int | Mapping[str, Any] = 0
     timeout: float | str | None = None
     env: Mapping[str, Any] | None = None
+    on_lost: str = "retry"
 
 
 class Calls:
@@ -49,10 +51,10 @@ class Calls:
             )
         check_priority(options.priority)
         kind = kind_of(function)
-        key = (kind, _frozen(options.resources), _frozen(options.retries), options.timeout)
+        key = (kind, _frozen(options.resources), _frozen(options.retries), options.timeout, options.on_lost)
         shape = self._shapes.get(key)
         if shape is None:
-            shape = function_shape(kind, options.resources, options.retries, options.timeout)
+            shape = function_shape(kind, options.resources, options.retries, options.timeout, options.on_lost)
             if len(self._shapes) < _REMEMBERED:
                 self._shapes[key] = shape
         return shape

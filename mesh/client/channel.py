@@ -89,6 +89,7 @@ class Channel:
         self._connecting = asyncio.Lock()
         self._reached = False
         self._closing: set[asyncio.Task[None]] = set()
+        self._owners: dict[str, str] = {}  # job -> who is to grant its hold tasks
         self._idle: list[Any] = []  # streams of the present stub that took a submission and can take another
 
     @property
@@ -132,9 +133,34 @@ class Channel:
 
     async def submit(self, job: Job, tasks: Iterable[Task]) -> tuple[int, tuple[str, ...]]:
         """Submit a slice; the nodes that hold it durably are returned with the count."""
+        tasks = tuple(tasks)
         request = encode_submit(job, tasks)
+        if any(task.shape.hold for task in tasks):
+            request.owner = await self._owner_of(job)
         reply = await self._answered(lambda stub: self._submit(stub, request))
         return reply.count, tuple(reply.durable_on)
+
+    async def _owner_of(self, job: Job) -> str:
+        """Who is to grant its hold tasks: who led before the first of them was sent, whoever leads by now.
+
+        Two leaders may be sent the same slice, the second because the answer of the first was lost.
+        """
+        if job.id not in self._owners:
+            found = await self._leader()
+            self._owners.setdefault(job.id, found)  # slices go side by side
+        return self._owners[job.id]
+
+    def moved(self, job: str, durable_on: tuple[str, ...]) -> bool:
+        """Whether who is to grant its hold tasks leads no more, by the answer to a slice."""
+        return job in self._owners and self._owners[job] not in durable_on[:1]
+
+    async def _leader(self) -> str:
+        attempts = _Attempts(self)
+        while True:
+            for row in await self.peers():
+                if row["leader"]:
+                    return str(row["id"])
+            await attempts.failed(_failure(grpc.StatusCode.UNAVAILABLE))
 
     async def cancel(self, target: str) -> int:
         return await self._done("Cancel", pb.Target(id=target))
@@ -142,8 +168,8 @@ class Channel:
     async def pause(self, job: str, paused: bool) -> int:
         return await self._done("Pause", pb.PauseRequest(job=job, paused=paused))
 
-    async def retry(self, target: str) -> int:
-        return await self._done("Retry", pb.Target(id=target))
+    async def retry(self, target: str, force: bool = False) -> int:
+        return await self._done("Retry", pb.RetryRequest(id=target, force=force))
 
     async def forget(self, node: str) -> int:
         return await self._done("Forget", pb.Target(id=node))

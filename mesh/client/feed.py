@@ -68,6 +68,7 @@ class Feed:
         self._recalls: set[asyncio.Task[None]] = set()
         self._running: set[asyncio.Task[None]] = set()
         self._closed = False
+        self.moved = False  # who is to grant its hold tasks leads no more: the next ones are better off in a new job
         self._start(self._watch())
 
     def add(self, shape: Shape, payload: bytes) -> TaskFuture[Any]:
@@ -123,7 +124,7 @@ class Feed:
 
     async def _send(self, batch: list[tuple[TaskFuture[Any], Task]]) -> None:
         try:
-            await self._channel.submit(self.job, [task for _, task in batch])
+            _, durable_on = await self._channel.submit(self.job, [task for _, task in batch])
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for these futures
             for future, _ in batch:
                 if self._pending.pop(future.task_id, None) is not None:
@@ -133,6 +134,7 @@ class Feed:
                 future.acknowledged = True
                 if future.cancelled():
                     self._recall(future)
+            self.moved = self.moved or self._channel.moved(self.job.id, durable_on)
             self._wanted.set()
 
     def _landed(self, sending: asyncio.Task[None]) -> None:

@@ -90,9 +90,10 @@ class AsyncJob:
     async def resume(self) -> None:
         await self._channel.pause(self.id, False)
 
-    async def retry(self) -> int:
-        """Run what failed or was cancelled once more; how many tasks that are."""
-        return await self._channel.retry(self.id)
+    async def retry(self, force: bool = False) -> int:
+        """Run what failed or was cancelled once more; how many tasks that are. ``force``: what is held too (``on_lost:
+        hold``), though it may run twice. Raises ``Held`` where there is nothing else, and no force."""
+        return await self._channel.retry(self.id, force)
 
     async def set_priority(self, priority: int) -> None:
         await self._channel.priority(self.id, priority)
@@ -134,8 +135,8 @@ class Job:
     def resume(self) -> None:
         self._run(self._job.resume())
 
-    def retry(self) -> int:
-        return self._run(self._job.retry())  # type: ignore[no-any-return]
+    def retry(self, force: bool = False) -> int:
+        return self._run(self._job.retry(force))  # type: ignore[no-any-return]
 
     def set_priority(self, priority: int) -> None:
         self._run(self._job.set_priority(priority))

@@ -22,7 +22,7 @@ _RETRIES = ("max", "backoff", "factor", "max_delay", "not_on")
 
 
 def function_shape(
-    kind: str, resources: Wanted, retries: int | Mapping[str, Any], timeout: float | str | None
+    kind: str, resources: Wanted, retries: int | Mapping[str, Any], timeout: float | str | None, on_lost: str = "retry"
 ) -> Shape:
     """The shape of a pickled function. Raises :class:`InvalidSpec` with every problem."""
     problems: list[Problem] = []
@@ -34,7 +34,10 @@ def function_shape(
         "",
         _retries(retries, problems),
         0 if timeout is None else _read(duration_ms, timeout, "timeout", problems),
+        on_lost == "hold",
     )
+    if on_lost not in ("retry", "hold"):
+        problems.append(Problem(f"on_lost is {on_lost!r}; it must be 'retry' or 'hold'"))
     if timeout is not None and not problems and shape.timeout_ms <= 0:
         problems.append(Problem(f"timeout is {timeout!r}; it must be more than 0, or None for no limit"))
     refuse("the options of this call are wrong", problems)

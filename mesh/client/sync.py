@@ -74,6 +74,7 @@ class MeshClient:
         retries: int | Mapping[str, Any] = 0,
         timeout: float | str | None = None,
         env: Mapping[str, Any] | None = None,
+        on_lost: str = "retry",
         **kwargs: Any,
     ) -> TaskFuture[T]:
         """Run ``function(*args, **kwargs)`` on some machine; returns at once with the future of its result.
@@ -81,7 +82,7 @@ class MeshClient:
         See :class:`~mesh.client.calls.Options` for the other parameters. Raises ``QuotaExceeded`` for arguments over
         1 MiB and ``InvalidSpec`` for wrong options.
         """
-        return self.submit_with(function, args, kwargs, Options(resources, priority, retries, timeout, env))
+        return self.submit_with(function, args, kwargs, Options(resources, priority, retries, timeout, env, on_lost))
 
     def submit_with(
         self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options

@@ -50,12 +50,20 @@ class Control:
         count = len(tasks)
         match event:
             case CancelAsked() | RetryAsked():
-                change = self.tasks.cancel if isinstance(event, CancelAsked) else self.tasks.retry
-                count = 0
+                count, held = 0, ""
                 for number, task in enumerate(tasks, 1):
-                    count += change(task, now)
+                    if isinstance(event, CancelAsked):
+                        count += self.tasks.cancel(task, now)
+                    elif self.tasks.retry(task, now, event.force):
+                        count += 1
+                    else:
+                        held = held or str(self.tasks.waits(task) or "")
                     if number % self.params.slice_records == 0:
                         yield
+                if held and not count:
+                    text = f"{target} is not run once more; {held}"
+                    self.out.do(Answer(event.call, "Held", text))
+                    return
             case PauseAsked():
                 self.tasks.pause(event.job, event.paused)
             case PriorityAsked():

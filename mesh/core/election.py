@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mesh.core import owners
 from mesh.core.copies import Copies
 from mesh.core.effects import LeaderChanged
 from mesh.core.identity import Me
@@ -210,6 +211,7 @@ class Election:
 
     def yield_to(self, node: NodeId, reason: str, now: float) -> None:
         """Stop granting, flush here and there, hand over. Who asked must claim within ``yield_timeout``."""
+        owners.hand_over(self.out, node)
         self.copies.hand_over(node, Yield(self.claim, reason), now)
         self._step_down(node, reason, now)
         self.defer_until = now + self.params.yield_timeout

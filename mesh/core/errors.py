@@ -7,6 +7,7 @@ MeshError
 ├── InvalidSpec        a file or an argument is wrong; lists all of it (fatal)
 ├── NotFound           no such job, task or node                       (fatal)
 ├── Conflict           the same id with other contents                 (fatal)
+├── Held               it must not run twice, and may be running       (fatal)
 ├── NoFeasibleNode     no machine can ever run it; each one's reason   (fatal)
 ├── QuotaExceeded      too large, or the disk is full                  (fatal)
 ├── NotBuilt           this version cannot do it yet                   (fatal)
@@ -76,6 +77,10 @@ class NotFound(MeshError):
 
 
 class Conflict(MeshError):
+    pass
+
+
+class Held(MeshError):
     pass
 
 

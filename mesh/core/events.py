@@ -102,6 +102,7 @@ class Submitted(NamedTuple):
     call: int
     job: Job
     tasks: tuple[Task, ...]
+    owner: NodeId = ""  # of hold tasks: who is to grant them, the same in every repeat
 
 
 class CancelAsked(NamedTuple):
@@ -124,6 +125,7 @@ class PriorityAsked(NamedTuple):
 class RetryAsked(NamedTuple):
     call: int
     target: JobId | TaskId
+    force: bool = False  # hold tasks too that may still be running somewhere
 
 
 class ForgetAsked(NamedTuple):

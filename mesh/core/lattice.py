@@ -52,6 +52,7 @@ class Shape(NamedTuple):
     cwd: str = ""  # a directory that must exist there; empty: none
     retries: Retries = Retries()
     timeout_ms: int = 0  # 0: none
+    hold: bool = False  # on_lost: hold. It must not run twice: what may have begun and was lost waits
 
 
 class Job(NamedTuple):
@@ -134,6 +135,19 @@ class Ended(NamedTuple):
     message: str = ""
 
 
+class Owner(NamedTuple):
+    """The one node that grants the hold tasks of a job; joins by max over (handovers, owner).
+
+    One record for a job and not one for each of its tasks: a leader that goes hands over a job of 100,000 by one. Of a
+    task that a person forced there is one of its own (``task`` empty: of the job), which does not take the job along.
+    """
+
+    job: JobId
+    task: TaskId
+    handovers: int
+    owner: NodeId
+
+
 class Register(NamedTuple):
     """Last writer wins by (version, node); version is the highest seen + 1. No local time is ever compared."""
 
@@ -165,4 +179,4 @@ class Lived(NamedTuple):
     life: Life
 
 
-Record: TypeAlias = Job | Task | Attempt | Acceptance | Run | Ended | Register | Mesh | Claimed | Lived
+Record: TypeAlias = Job | Task | Attempt | Acceptance | Run | Ended | Register | Mesh | Claimed | Lived | Owner

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from mesh.core import owners
 from mesh.core.account import Account
 from mesh.core.control import Control
 from mesh.core.effects import Answer
@@ -21,13 +22,14 @@ from mesh.core.ids import NO_CLAIM, AttemptId, Claim, Life, NodeId, TaskId, atte
 from mesh.core.lattice import LOST, OFFERED, RELEASED, RUNNING, Attempt, Outcome, Record, Resources, Task
 from mesh.core.matching import Decision, match
 from mesh.core.members import NEVER, Members, Peer
-from mesh.core.messages import Grant, Refused, Report
+from mesh.core.messages import NO_CURSOR, Grant, Pulled, Refused, Report
 from mesh.core.outbox import Outbox
+from mesh.core.owners import NOT_COUNTED
 from mesh.core.params import Params
 from mesh.core.puller import Puller
 from mesh.core.ready import Loads
 from mesh.core.session import Session
-from mesh.core.tasks import NOT_COUNTED, Tasks
+from mesh.core.tasks import Tasks
 
 CLOSED, PULLING, REBUILDING, OPEN = "closed", "pulling", "rebuilding", "open"
 
@@ -54,7 +56,9 @@ class Leader:
         self.progress: dict[AttemptId, bytes] = {}
         self._followers: set[NodeId] = set()  # those whose journals were asked for since they follow this claim
         self._troubled: set[NodeId] = set()  # those that were not eligible when last heard
-        self._given: dict[AttemptId, Life] = {}  # open attempts that we granted -> the life of their node
+        self._given: dict[
+            AttemptId, tuple[Life, int]
+        ] = {}  # open attempts that we granted -> life, and session with it
         self._handed: NodeId = ""
         self._opened = 0.0  # when the present claim was made
         self._minted = 0
@@ -116,10 +120,19 @@ class Leader:
             self.on_member(peer, now)
         if follows == self.claim and peer.role in ("auto", "worker") and peer.node not in self.sessions:
             self.out.send(peer.node, Refused(self.claim, alive=True))  # given up while it was out of sight: declare
+        if follows == self.claim:
+            self._claim_from(peer, now)
         if why_not:
             self._troubled.add(peer.node)
         else:
             self._troubled.discard(peer.node)
+
+    def _claim_from(self, peer: Peer, now: float) -> None:
+        """A follower hands over what it owns of hold tasks; it may not know that it does, and we not that it did."""
+        owed = owners.owed(self.ledger, peer.node, self.params.slice_records)
+        if owed and self.claim.established:
+            self.out.send(peer.node, Pulled(0, NO_CURSOR, True, owed))
+            self.puller.pull(peer.node, now)
 
     def on_resumed(self, now: float) -> None:
         self._hold_until = max(self._hold_until, now + self.params.resume_wait)
@@ -140,7 +153,11 @@ class Leader:
     def on_submitted(self, event: Submitted, now: float) -> None:
         if self._refuses(event.call):
             return
-        problem = self.tasks.submit(event.job, event.tasks, now)
+        if not event.owner and any(task.shape.hold for task in event.tasks):
+            text = "these tasks must not run twice, and their submission names no owner; upgrade the client"
+            self.out.do(Answer(event.call, "MeshError", text))
+            return
+        problem = self.tasks.submit(event.job, event.tasks, now, event.owner)
         if problem:
             self.out.do(Answer(event.call, "Conflict", problem))
         else:
@@ -270,12 +287,20 @@ class Leader:
         session.complete, session.declared_whole = True, False
         for attempt in self._open_on(session.node):
             if attempt.id not in declared and attempt.id not in session.open:
+                given = self._given.get(attempt.id)
                 # Of a grant that another leader made it is not known to which life; then it is held against nobody.
-                arrived = attempt.phase != OFFERED or self._given.get(attempt.id, session.life) != session.life
+                arrived = attempt.phase != OFFERED or (given is not None and given[0] != session.life)
+                if self._held(attempt.task):  # and if it followed somebody else meanwhile, it may have ended it there
+                    arrived |= given != (session.life, session.number - 1)
                 self._lose(attempt, "its process ended" if arrived else NOT_COUNTED, now)
         for attempt in declared.values():
             self._adopt(session, attempt, now)
         session.declared = {}
+
+    def _held(self, task: TaskId) -> bool:
+        """Whether that an attempt never began has to be certain."""
+        spec = self.ledger.tasks[task].spec
+        return spec is None or spec.shape.hold
 
     def _open_on(self, node: NodeId) -> list[Attempt]:
         found = sorted(self.ledger.open.get(node, {}).items())
@@ -391,6 +416,7 @@ class Leader:
 
     def _advance(self, now: float) -> None:
         self.control.advance()
+        self.tasks.advance(now)
         if self.phase == PULLING and (self.claim.established or not self._known_others()):
             busy = (node for node in self.puller.busy() if node == (self._handed or node))
             if any(self.members.is_alive(node, now) for node in busy):
@@ -458,7 +484,7 @@ class Leader:
         times.extend(session.deadline(self.params) for session in self.sessions.values())
         if self.tasks.dirty and not self.trouble:
             times.append(self._hold_until)
-        if self._rebuild is not None or self.control.busy:
+        if self._rebuild is not None or self.control.busy or self.tasks.busy:
             times.append(0.0)
         return min((time for time in times if time is not None), default=None)
 
@@ -469,22 +495,43 @@ class Leader:
         complete = {node: account for node, account in self.accounts.items() if self.sessions[node].complete}
         decisions = match(self.tasks.ready, self.loads, complete, self.params, now, GRANTS_AT_ONCE)
         for decision in decisions:
-            self._grant(decision)
+            self._grant(decision, now)
         if len(decisions) >= GRANTS_AT_ONCE:
             self.tasks.dirty = True  # there may be more: in the next step
 
-    def _grant(self, decision: Decision) -> None:
+    def _grant(self, decision: Decision, now: float) -> None:
         task = decision.task
         self._minted += 1
         name = attempt_id(self.claim, self._minted)
         run = self.ledger.tasks[task.id].run
-        self.out.record(Attempt(task.id, name, False, 0, OFFERED, run, decision.node))
+        session = self.sessions[decision.node]
+        attempt = Attempt(task.id, name, False, 0, OFFERED, run, decision.node)
+        self.out.record(attempt)
         self.decisions[name] = decision
-        self._given[name] = self.sessions[decision.node].life
+        self._given[name] = (session.life, session.number)
         priority = self.tasks.priority(task)[0]
         need: Resources = task.shape.alternatives[decision.alternative]
         grant = Grant(name, run, task, priority, decision.devices, decision.alternative)
-        self.sessions[decision.node].grant(grant, need)
+        if not task.shape.hold:
+            session.grant(grant, need)
+            return
+        session.reserve(grant, need)
+        claim = self.claim
+
+        def issue() -> None:
+            if self.claim == claim and self.sessions.get(decision.node) is session and session.wants(name):
+                session.grant(grant, need)
+            else:
+                self._take_back(attempt, now)
+
+        self.out.when_durable(issue)
+
+    def _take_back(self, attempt: Attempt, now: float) -> None:
+        """What was granted on paper alone, for things changed before it was on disk."""
+        if self.phase != CLOSED:
+            self._lose(attempt, NOT_COUNTED, now)
+        else:
+            self.out.record(attempt._replace(phase=LOST, outcome=Outcome(code=NOT_COUNTED)))
 
     # -- invariants -------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mesh.core.ids import NO_CLAIM, AttemptId, Claim, JobId, NodeId, TaskId
+from mesh.core.ids import NO_CLAIM, AttemptId, Claim, JobId, NodeId, TaskId, ulid_of
 from mesh.core.lattice import (
     FAILED,
     LOST,
@@ -24,6 +24,7 @@ from mesh.core.lattice import (
     Job,
     Lived,
     Mesh,
+    Owner,
     Record,
     Register,
     Run,
@@ -111,6 +112,8 @@ class Ledger:
         self.tasks: dict[TaskId, TaskState] = {}
         self.open: dict[NodeId, dict[AttemptId, TaskId]] = {}  # derived: open attempts, LOST ones not, by holder
         self.registers: dict[tuple[str, str], Register] = {}
+        self.owners: dict[tuple[JobId, TaskId], Owner] = {}  # of hold tasks
+        self.owned: dict[str, set[tuple[JobId, TaskId]]] = {}  # derived: the same, by the ULID of the owner
         self.meshes: dict[str, bool] = {}
         self.lives: dict[NodeId, Lived] = {}
         self.claim: Claim = NO_CLAIM
@@ -196,6 +199,17 @@ class Ledger:
         self.registers[key] = register
         return True
 
+    def _join_owner(self, owner: Owner) -> bool:
+        key = (owner.job, owner.task)
+        known = self.owners.get(key)
+        if known is not None:
+            if owner <= known:
+                return False
+            self.owned[ulid_of(known.owner)].discard(key)
+        self.owners[key] = owner
+        self.owned.setdefault(ulid_of(owner.owner), set()).add(key)
+        return True
+
     def _join_mesh(self, mesh: Mesh) -> bool:
         known = self.meshes.get(mesh.id)
         if known is not None and known >= mesh.mature:
@@ -252,6 +266,11 @@ class Ledger:
         """Whether a person said that this member was destroyed, and it did not come back since."""
         return bool(self.value(f"node/{node}", "forgotten"))
 
+    def owner_of(self, task: Task) -> Owner | None:
+        """Who grants this hold task: its own record or its job's, whichever was handed over more often."""
+        known = [self.owners[key] for key in ((task.job, ""), (task.job, task.id)) if key in self.owners]
+        return max(known, key=lambda owner: (owner.handovers, owner.owner), default=None)
+
     def mesh_ids(self) -> tuple[str, ...]:
         """All ids this mesh answers to, its own first: the lowest mature one, else the lowest."""
         return tuple(sorted(self.meshes, key=lambda mesh: (not self.meshes[mesh], mesh)))
@@ -274,6 +293,7 @@ class Ledger:
         yield from (self.lives[node] for node in sorted(self.lives))
         yield from (Mesh(mesh, self.meshes[mesh]) for mesh in sorted(self.meshes))
         yield from (self.registers[key] for key in sorted(self.registers))
+        yield from (self.owners[key] for key in sorted(self.owners))
         yield from (job.spec for _, job in sorted(self.jobs.items()) if job.spec is not None)
         for name in sorted(self.tasks):
             state = self.tasks[name]
@@ -302,6 +322,8 @@ class Ledger:
             found = {(a.node, a.id) for task in self.tasks.values() for a in task.open_attempts()}
             kept = {(node, attempt) for node, here in self.open.items() for attempt in here}
             assert found == kept, f"open attempts are kept as {kept - found}, records say {found - kept}"
+            owned = {(ulid_of(owner.owner), key) for key, owner in self.owners.items()}
+            assert owned == {(ulid, key) for ulid, keys in self.owned.items() for key in keys}, "owners by ULID differ"
 
 
 _JOINS: dict[type, Callable[[Ledger, Any], bool]] = {
@@ -315,4 +337,5 @@ _JOINS: dict[type, Callable[[Ledger, Any], bool]] = {
     Mesh: Ledger._join_mesh,
     Claimed: Ledger._join_claimed,
     Lived: Ledger._join_lived,
+    Owner: Ledger._join_owner,
 }

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from mesh.core import identity
+from mesh.core import identity, owners
 from mesh.core.copies import Copies
 from mesh.core.effects import Drained, Effect, Exit, Hangup, ServePull
 from mesh.core.election import Election
@@ -287,6 +287,10 @@ class Machine:
                     self.out.do(serve)  # what is on disk; where writing fails the leader asks again once it works
                 else:
                     self.out.when_durable(serve)  # all that is known here now: we may have led a moment ago
+            case Pulled(session=0):
+                if self._claim.established and self._claim.leader == sender and not self._leading:
+                    assert isinstance(message.records, tuple), "they were decoded on their way in"
+                    owners.renounce(self.out, message.records, sender)
             case Pulled():
                 self.puller.on_pulled(sender, message, now)
             case Refused() if message.highest == self._claim and sender == self._claim.leader:
@@ -331,6 +335,8 @@ class Machine:
         self._follow(now)
         self.puller.tick(now)
         self._tell_parts(now)
+        if self._claim.established and not self._leading and self.ledger.owned:
+            owners.hand_over(self.out, self._claim.leader)  # in the step in which we follow: who pulls us then has it
         for _ in range(8):
             self.copies.work(now)
             self.leader.work(now)

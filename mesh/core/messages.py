@@ -126,6 +126,8 @@ class Pull(NamedTuple):
 
 
 class Pulled(NamedTuple):
+    """``session`` 0: nobody asked; a leader tells a follower of what it owns and may not know to own."""
+
     session: int
     cursor: Cursor  # of the sender's journal, after this slice
     end: bool  # nothing synced lies beyond

@@ -36,6 +36,8 @@ NO_BID, UNWILLING, BARRED = "no bid", "unwilling", "barred"
 BUSY_SLOTS, BUSY_CORES, BUSY_MEMORY, BUSY_GPUS = "busy slots", "busy cores", "busy memory", "busy gpus"
 QUEUE_FULL, KEPT, LATER, TIE, BEHIND, OTHER = "queue full", "kept", "later", "tie", "behind", "other"
 ALTERNATIVES = "alternatives"
+# Of a hold task, whichever node it is: what it waits for.
+MAY_RUN, OWNED = "may run", "owned"
 
 _NEVER = frozenset(
     {CORES, MEMORY, GPUS, CONTRADICTION, LABEL, PROFILE, MIN_PRIORITY, MAX_PRIORITY, PYTHON, CANNOT, NO_SLOTS}
@@ -92,6 +94,23 @@ def need(millicpus: int, memory: int, milligpus: int, gpu_memory: int, device: s
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
+_FORCE = "`meshctl retry {} --force` runs it all the same, though it may run twice"
+
+
+def _may_run(node: str, task: str) -> str:
+    return (
+        f"it must not run twice (on_lost: hold), and {node} was lost while it may have run it; it goes on once {node} "
+        f"returns with it; {_FORCE.format(task)}"
+    )
+
+
+def _owned(node: str, task: str) -> str:
+    return (
+        f"it must not run twice (on_lost: hold), and {node or 'its owner'} alone may grant it, which is away or has "
+        f"not handed it over yet; {_FORCE.format(task)}"
+    )
+
+
 def _offered(count: int) -> str:
     return str(count) if count else "none"
 
@@ -126,4 +145,6 @@ _WORDS: dict[str, Callable[..., str]] = {
     BEHIND: lambda: "would wait there behind a task of unknown duration",
     OTHER: lambda what: f"has room only for {what}, which the task lists later",
     ALTERNATIVES: lambda *whys: "; or ".join(str(why) for why in whys),
+    MAY_RUN: _may_run,
+    OWNED: _owned,
 }

@@ -10,6 +10,7 @@ from mesh.core.messages import Grant, Orders, Report
 from mesh.core.outbox import Outbox
 from mesh.core.params import Params
 
+NOT_SENT = 1 << 62
 ORDER_BYTES = 1 << 20  # payloads in one message, so that a heartbeat never waits behind more
 
 
@@ -51,6 +52,14 @@ class Session:
 
     def grant(self, grant: Grant, need: Resources) -> None:
         self._grants.append((grant, need))
+
+    def reserve(self, grant: Grant, need: Resources) -> None:
+        """It is granted once it is on disk. No report covers the number that stands for it until then."""
+        self.open[grant.attempt] = (grant.task.id, need, grant.devices, NOT_SENT)
+
+    def wants(self, attempt: AttemptId) -> bool:
+        """Whether what was reserved is still to be granted."""
+        return attempt in self.open and attempt not in self._recalled
 
     def recall(self, attempt: AttemptId, reason: str) -> None:
         if attempt not in self._recalled:

@@ -9,11 +9,14 @@ Must not know: nodes, bids and orders. It says "recall this attempt", and the le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
+from itertools import islice
 
+from mesh.core import owners
 from mesh.core.effects import JobsChanged, TasksChanged
-from mesh.core.ids import NO_CLAIM, Claim, JobId, TaskId
+from mesh.core.ids import NO_CLAIM, Claim, JobId, NodeId, TaskId
 from mesh.core.lattice import (
     FAILED,
     LOST,
@@ -23,6 +26,7 @@ from mesh.core.lattice import (
     Attempt,
     Ended,
     Job,
+    Owner,
     Record,
     Register,
     Run,
@@ -30,10 +34,10 @@ from mesh.core.lattice import (
 )
 from mesh.core.ledger import BROKEN, CANCELLED, FINAL, TaskState
 from mesh.core.outbox import Outbox
+from mesh.core.owners import NOT_COUNTED
 from mesh.core.params import Params
 from mesh.core.ready import Ready
-
-NOT_COUNTED = "never_arrived"  # LOST, but it cannot have begun: held against nobody
+from mesh.core.reasons import Why
 
 
 class Tasks:
@@ -52,6 +56,7 @@ class Tasks:
         self._changed: dict[TaskId, None] = {}
         self._shown_at: dict[TaskId, int] = {}  # the position that has to be safe before a change is shown
         self._jobs_changed: dict[JobId, None] = {}
+        self._came: deque[Iterator[TaskId]] = deque()  # of jobs that were handed over to us: to be considered
 
     def open(self, claim: Claim) -> None:
         """Decide under this claim, with nothing ready yet."""
@@ -62,11 +67,15 @@ class Tasks:
     def close(self) -> None:
         self.claim, self.everything = NO_CLAIM, False
         self._shown_at.clear()
+        self._came.clear()
 
     # -- what users ask for -----------------------------------------------------------------------------------------
 
-    def submit(self, job: Job, tasks: tuple[Task, ...], now: float) -> str:
-        """Take a slice of a job. What speaks against it, or empty; then nothing was changed."""
+    def submit(self, job: Job, tasks: tuple[Task, ...], now: float, owner: NodeId = "") -> str:
+        """Take a slice of a job. What speaks against it, or empty; then nothing was changed.
+
+        ``owner``: who is to grant its hold tasks. It stands before them in the journal.
+        """
         problem = self._conflict(job, tasks)
         if problem:
             return problem
@@ -74,6 +83,8 @@ class Tasks:
             self._jobs_changed[job.id] = None
         if not self.everything:
             self.fresh.add(job.id)
+        if owner and any(task.shape.hold for task in tasks):
+            self.out.record(Owner(job.id, "", 0, owner))
         for task in tasks:
             if self.out.record(task):
                 self.consider(task.id, now)
@@ -99,14 +110,21 @@ class Tasks:
         self.consider(task, now)
         return True
 
-    def retry(self, task: TaskId, now: float) -> bool:
+    def retry(self, task: TaskId, now: float, force: bool = False) -> bool:
         state = self.ledger.tasks[task]
-        if state.state not in (BROKEN, CANCELLED):
+        if force and self.waits(task) is not None:
+            owners.force(self.out, state)
+        elif state.state in (BROKEN, CANCELLED):
+            self.out.record(Run(task, state.run + 1, state.cancelled))
+        else:
             return False
-        self.out.record(Run(task, state.run + 1, state.cancelled))
         self._changed[task] = None
         self.consider(task, now)
         return True
+
+    def waits(self, task: TaskId) -> Why | None:
+        """What a hold task waits for that no machine here can give it."""
+        return owners.waits(self.ledger, self.out.node, self.ledger.tasks[task])
 
     def prioritise(self, target: JobId | TaskId, priority: int) -> None:
         if target in self.ledger.jobs:
@@ -169,6 +187,8 @@ class Tasks:
             self.ready.remove(task)
             self.out.record(Ended(task, state.run, TASK_FAILED, *verdict))
             self._changed[task] = None
+        elif spec.shape.hold and self.waits(task) is not None:
+            self.ready.remove(task)
         else:
             at = self._not_before(state, now)
             if task not in self.ready or at is not None:  # a failure may have come to light since it became ready
@@ -194,6 +214,8 @@ class Tasks:
         if len(failed) > retries.max:
             last = max(failed, key=lambda a: (a.outcome.finished_ms, a.id))
             return last.outcome.code, last.outcome.message
+        if spec.shape.hold:
+            return None  # what was lost may come back: it waits
         lost = [
             a for a in state.attempts.values()
             if not a.ended and a.phase == LOST and a.run == state.run and a.outcome.code != NOT_COUNTED
@@ -244,12 +266,36 @@ class Tasks:
                 tasks[record.id] = None
             elif isinstance(record, Attempt | Acceptance | Run | Ended):
                 tasks[record.task] = None
+            elif isinstance(record, Owner):
+                self._owner_changed(record, now)
             elif isinstance(record, Job):
                 self._jobs_changed[record.id] = None
             elif isinstance(record, Register) and record.scope.startswith("job/"):
                 self._apply_register(record)
         for task in tasks:
             self.consider(task, now)
+
+    def _owner_changed(self, owner: Owner, now: float) -> None:
+        """What is ours now may wait for its turn, since a job may be large; what is not is not granted from now on."""
+        names = owners.touched(self.ledger, owner)
+        if not owner.task and owner.owner == self.out.node:
+            self._came.append(iter(names))
+            return
+        for name in names:
+            self.consider(name, now)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._came)
+
+    def advance(self, now: float) -> None:
+        """One slice of what was handed over."""
+        if self._came:
+            names = list(islice(self._came[0], self.params.slice_records))
+            for name in names:
+                self.consider(name, now)
+            if len(names) < self.params.slice_records:
+                self._came.popleft()
 
     def _apply_register(self, register: Register) -> None:
         job = register.scope[4:]
@@ -283,3 +329,4 @@ class Tasks:
             if name in self.ready:
                 assert state.state not in FINAL, f"{name} is {state.state} and still ready"
                 assert not state.open_attempts(), f"{name} is ready and has an open attempt"
+                assert self.waits(name) is None, f"{name} is ready, but {self.waits(name)}"

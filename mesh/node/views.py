@@ -288,7 +288,7 @@ def task(machine: Machine, name: TaskId) -> Document:
         "id": name,
         "job": spec.job,
         "state": state.state,
-        "reason": _reason(state),
+        "reason": _held(machine, state) or _reason(state),
         "priority": machine.leader.tasks.priority(spec)[0],
         "params": _params(state),
         "attempts": [_attempt(machine, a, state) for a in sorted(state.attempts.values(), key=_age)],
@@ -332,6 +332,8 @@ def explain(machine: Machine, name: TaskId, now: float) -> Document:
         last = _accepted(state) or _last(state) or next(iter(state.open_attempts()), None)
         choice, nodes = last.node if last is not None else "", ()
         why = "it was granted by an earlier leader, whose reasons were not kept" if last is not None else _reason(state)
+    elif held := _held(machine, state):
+        choice, why, nodes = "", held, ()
     elif leader.phase != OPEN:
         choice, why, nodes = "", "the leader is still gathering journals, and grants nothing yet", ()
     else:
@@ -414,6 +416,12 @@ def _reason(state: TaskState) -> str:
         last = _last(state)
         return f"failed {failed} times; last: {last.outcome.code}: {last.outcome.message}" if last is not None else ""
     return ""
+
+
+def _held(machine: Machine, state: TaskState) -> str:
+    """What a hold task waits for, in the names that people know."""
+    why = machine.leader.tasks.waits(_spec(state).id)
+    return "" if why is None else str(why._replace(args=(_name(machine, why.args[0]), *why.args[1:])))
 
 
 def _error(state: TaskState) -> str | None:

@@ -99,7 +99,7 @@ class Server:
             "Submit": self._submit,
             "Cancel": self._target(lambda call, m: CancelAsked(call, m.id), pb.Target),
             "Pause": self._target(lambda call, m: PauseAsked(call, m.job, m.paused), pb.PauseRequest),
-            "Retry": self._target(lambda call, m: RetryAsked(call, m.id), pb.Target),
+            "Retry": self._target(lambda call, m: RetryAsked(call, m.id, m.force), pb.RetryRequest),
             "Forget": self._target(lambda call, m: ForgetAsked(call, m.id), pb.Target),
             "Priority": self._target(lambda call, m: PriorityAsked(call, m.target, m.priority), pb.PriorityRequest),
             "Peers": self._document("Peers", pb.Nothing),
@@ -229,7 +229,8 @@ class Server:
     # Answers of this node.
 
     async def _submit(self, request: bytes) -> bytes:
-        job, tasks = decode_submit(pb.SubmitRequest.FromString(request))
+        message = pb.SubmitRequest.FromString(request)
+        job, tasks = decode_submit(message)
         for task in tasks:
             if len(task.payload) > PAYLOAD_LIMIT:
                 raise QuotaExceeded(
@@ -237,7 +238,7 @@ class Server:
                     f"its function and arguments take {len(task.payload)} bytes, the limit is {PAYLOAD_LIMIT}",
                     "pass the path of a file, or fewer values",
                 )
-        answer = await self._ask(lambda call: Submitted(call, job, tasks))
+        answer = await self._ask(lambda call: Submitted(call, job, tasks, message.owner))
         return pb.SubmitReply(count=answer.count, durable_on=answer.durable_on).SerializeToString()
 
     def _target(self, event: Callable[[int, Any], Event], message: Any) -> Callable[[bytes], Awaitable[bytes]]:

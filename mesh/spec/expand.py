@@ -93,6 +93,7 @@ def expand(
         cwd=sweep.directory,
         retries=options.retries,
         timeout_ms=options.timeout_ms,
+        hold=options.hold,
     )
     work = Work(COMMAND, cwd=sweep.directory, env=options.env, metric=sweep.metric)
     job = Job(

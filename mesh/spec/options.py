@@ -31,6 +31,7 @@ class Options:
     timeout_ms: int = 0  # 0: none
     max_parallel: int = 0  # 0: as many as fit
     env: tuple[tuple[str, str], ...] = ()
+    hold: bool = False  # on_lost: hold
     seed: int | None = None  # of random search; None: the job's id
 
 
@@ -41,8 +42,6 @@ def read_options(reader: Reader, node: yaml.Node, method: str) -> Options:
     entries = reader.mapping(node, "mesh")
     reader.only(entries, _KEYS, "mesh", _NOT_BUILT)
     nodes = {name: entry.value for name, entry in entries.items()}
-    if "on_lost" in nodes:
-        _read_on_lost(reader, nodes["on_lost"])
     return Options(
         priority=_integer(reader, nodes, "mesh.priority", 1, 10, 5),
         alternatives=_alternatives(reader, nodes["resources"]) if "resources" in nodes else (Resources(),),
@@ -50,6 +49,7 @@ def read_options(reader: Reader, node: yaml.Node, method: str) -> Options:
         timeout_ms=_unit(reader, nodes, "mesh.timeout", duration_ms, 0, positive=True),
         max_parallel=_integer(reader, nodes, "mesh.max_parallel", 1, LARGEST_COUNT, 0),
         env=_read_env(reader, nodes["env"]) if "env" in nodes else (),
+        hold="on_lost" in nodes and _read_on_lost(reader, nodes["on_lost"]),
         seed=_read_search(reader, nodes["search"], method) if "search" in nodes else None,
     )
 
@@ -108,12 +108,11 @@ def _thousandths(reader: Reader, nodes: dict[str, yaml.Node], where: str, defaul
     return round(found * 1000)
 
 
-def _read_on_lost(reader: Reader, node: yaml.Node) -> None:
+def _read_on_lost(reader: Reader, node: yaml.Node) -> bool:
     choice = reader.text(node, "mesh.on_lost")
-    if choice == "hold":
-        reader.refuse(node, "not built yet: mesh.on_lost: hold")
-    elif choice not in (None, "retry"):
+    if choice not in (None, "retry", "hold"):
         reader.refuse(node, f"mesh.on_lost must be retry or hold, not {choice!r}")
+    return choice == "hold"
 
 
 def _alternatives(reader: Reader, node: yaml.Node) -> tuple[Resources, ...]:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from mesh.v1 import ledger_pb2 as mesh_dot_v1_dot_ledger__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mesh/v1/client.proto\x12\x07mesh.v1\x1a\x14mesh/v1/ledger.proto\"H\n\rSubmitRequest\x12\x19\n\x03job\x18\x01 \x01(\x0b\x32\x0c.mesh.v1.Job\x12\x1c\n\x05tasks\x18\x02 \x03(\x0b\x32\r.mesh.v1.Task\"0\n\x0bSubmitReply\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x12\n\ndurable_on\x18\x02 \x03(\t\",\n\x0cWatchRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07results\x18\x02 \x01(\x08\"s\n\nWatchReply\x12$\n\x07results\x18\x01 \x03(\x0b\x32\x13.mesh.v1.TaskResult\x12\"\n\x06\x63ounts\x18\x02 \x01(\x0b\x32\x12.mesh.v1.JobCounts\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\"\xa6\x01\n\nTaskResult\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06result\x18\x03 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x0c\n\x04\x63ode\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\x12\x0c\n\x04node\x18\x08 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\t \x01(\t\x12\x0f\n\x07metrics\x18\n \x01(\x0c\"c\n\tJobCounts\x12\x0f\n\x07pending\x18\x01 \x01(\r\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x11\n\tsucceeded\x18\x03 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\r\x12\x11\n\tcancelled\x18\x05 \x01(\r\"\x14\n\x06Target\x12\n\n\x02id\x18\x01 \x01(\t\"+\n\x0cPauseRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06paused\x18\x02 \x01(\x08\"3\n\x0fPriorityRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x10\n\x08priority\x18\x02 \x01(\r\"\x15\n\x04\x44one\x12\r\n\x05\x63ount\x18\x01 \x01(\r\"\t\n\x07Nothing\"\x18\n\x08\x44ocument\x12\x0c\n\x04json\x18\x01 \x01(\x0c\"*\n\x0cTasksRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\">\n\x0bLogsRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"*\n\x08LogChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x10\n\x08\x66inished\x18\x02 \x01(\x08\x32\x8e\x06\n\x06\x43lient\x12\x36\n\x06Submit\x12\x16.mesh.v1.SubmitRequest\x1a\x14.mesh.v1.SubmitReply\x12>\n\nSubmitEach\x12\x16.mesh.v1.SubmitRequest\x1a\x14.mesh.v1.SubmitReply(\x01\x30\x01\x12\x35\n\x05Watch\x12\x15.mesh.v1.WatchRequest\x1a\x13.mesh.v1.WatchReply0\x01\x12(\n\x06\x43\x61ncel\x12\x0f.mesh.v1.Target\x1a\r.mesh.v1.Done\x12-\n\x05Pause\x12\x15.mesh.v1.PauseRequest\x1a\r.mesh.v1.Done\x12\'\n\x05Retry\x12\x0f.mesh.v1.Target\x1a\r.mesh.v1.Done\x12(\n\x06\x46orget\x12\x0f.mesh.v1.Target\x1a\r.mesh.v1.Done\x12\x33\n\x08Priority\x12\x18.mesh.v1.PriorityRequest\x1a\r.mesh.v1.Done\x12,\n\x05Peers\x12\x10.mesh.v1.Nothing\x1a\x11.mesh.v1.Document\x12+\n\x04Jobs\x12\x10.mesh.v1.Nothing\x1a\x11.mesh.v1.Document\x12)\n\x03Job\x12\x0f.mesh.v1.Target\x1a\x11.mesh.v1.Document\x12\x31\n\x05Tasks\x12\x15.mesh.v1.TasksRequest\x1a\x11.mesh.v1.Document\x12*\n\x04Task\x12\x0f.mesh.v1.Target\x1a\x11.mesh.v1.Document\x12-\n\x07\x45xplain\x12\x0f.mesh.v1.Target\x1a\x11.mesh.v1.Document\x12-\n\x06Status\x12\x10.mesh.v1.Nothing\x1a\x11.mesh.v1.Document\x12\x31\n\x04Logs\x12\x14.mesh.v1.LogsRequest\x1a\x11.mesh.v1.LogChunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mesh/v1/client.proto\x12\x07mesh.v1\x1a\x14mesh/v1/ledger.proto\"W\n\rSubmitRequest\x12\x19\n\x03job\x18\x01 \x01(\x0b\x32\x0c.mesh.v1.Job\x12\x1c\n\x05tasks\x18\x02 \x03(\x0b\x32\r.mesh.v1.Task\x12\r\n\x05owner\x18\x03 \x01(\t\"0\n\x0bSubmitReply\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x12\n\ndurable_on\x18\x02 \x03(\t\",\n\x0cWatchRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07results\x18\x02 \x01(\x08\"s\n\nWatchReply\x12$\n\x07results\x18\x01 \x03(\x0b\x32\x13.mesh.v1.TaskResult\x12\"\n\x06\x63ounts\x18\x02 \x01(\x0b\x32\x12.mesh.v1.JobCounts\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\"\xa6\x01\n\nTaskResult\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06result\x18\x03 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x0c\n\x04\x63ode\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\x12\x0c\n\x04node\x18\x08 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\t \x01(\t\x12\x0f\n\x07metrics\x18\n \x01(\x0c\"c\n\tJobCounts\x12\x0f\n\x07pending\x18\x01 \x01(\r\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x11\n\tsucceeded\x18\x03 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\r\x12\x11\n\tcancelled\x18\x05 \x01(\r\"\x14\n\x06Target\x12\n\n\x02id\x18\x01 \x01(\t\")\n\x0cRetryRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"+\n\x0cPauseRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06paused\x18\x02 \x01(\x08\"3\n\x0fPriorityRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x10\n\x08priority\x18\x02 \x01(\r\"\x15\n\x04\x44one\x12\r\n\x05\x63ount\x18\x01 \x01(\r\"\t\n\x07Nothing\"\x18\n\x08\x44ocument\x12\x0c\n\x04json\x18\x01 \x01(\x0c\"*\n\x0cTasksRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\">\n\x0bLogsRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"*\n\x08LogChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x10\n\x08\x66inished\x18\x02 \x01(\x08\x32\x94\x06\n\x06\x43lient\x12\x36\n\x06Submit\x12\x16.mesh.v1.SubmitRequest\x1a\x14.mesh.v1.SubmitReply\x12>\n\nSubmitEach\x12\x16.mesh.v1.SubmitRequest\x1a\x14.mesh.v1.SubmitReply(\x01\x30\x01\x12\x35\n\x05Watch\x12\x15.mesh.v1.WatchRequest\x1a\x13.mesh.v1.WatchReply0\x01\x12(\n\x06\x43\x61ncel\x12\x0f.mesh.v1.Target\x1a\r.mesh.v1.Done\x12-\n\x05Pause\x12\x15.mesh.v1.PauseRequest\x1a\r.mesh.v1.Done\x12-\n\x05Retry\x12\x15.mesh.v1.RetryRequest\x1a\r.mesh.v1.Done\x12(\n\x06\x46orget\x12\x0f.mesh.v1.Target\x1a\r.mesh.v1.Done\x12\x33\n\x08Priority\x12\x18.mesh.v1.PriorityRequest\x1a\r.mesh.v1.Done\x12,\n\x05Peers\x12\x10.mesh.v1.Nothing\x1a\x11.mesh.v1.Document\x12+\n\x04Jobs\x12\x10.mesh.v1.Nothing\x1a\x11.mesh.v1.Document\x12)\n\x03Job\x12\x0f.mesh.v1.Target\x1a\x11.mesh.v1.Document\x12\x31\n\x05Tasks\x12\x15.mesh.v1.TasksRequest\x1a\x11.mesh.v1.Document\x12*\n\x04Task\x12\x0f.mesh.v1.Target\x1a\x11.mesh.v1.Document\x12-\n\x07\x45xplain\x12\x0f.mesh.v1.Target\x1a\x11.mesh.v1.Document\x12-\n\x06Status\x12\x10.mesh.v1.Nothing\x1a\x11.mesh.v1.Document\x12\x31\n\x04Logs\x12\x14.mesh.v1.LogsRequest\x1a\x11.mesh.v1.LogChunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,35 +33,37 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mesh.v1.client_pb2', _globa
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SUBMITREQUEST']._serialized_start=55
-  _globals['_SUBMITREQUEST']._serialized_end=127
-  _globals['_SUBMITREPLY']._serialized_start=129
-  _globals['_SUBMITREPLY']._serialized_end=177
-  _globals['_WATCHREQUEST']._serialized_start=179
-  _globals['_WATCHREQUEST']._serialized_end=223
-  _globals['_WATCHREPLY']._serialized_start=225
-  _globals['_WATCHREPLY']._serialized_end=340
-  _globals['_TASKRESULT']._serialized_start=343
-  _globals['_TASKRESULT']._serialized_end=509
-  _globals['_JOBCOUNTS']._serialized_start=511
-  _globals['_JOBCOUNTS']._serialized_end=610
-  _globals['_TARGET']._serialized_start=612
-  _globals['_TARGET']._serialized_end=632
-  _globals['_PAUSEREQUEST']._serialized_start=634
-  _globals['_PAUSEREQUEST']._serialized_end=677
-  _globals['_PRIORITYREQUEST']._serialized_start=679
-  _globals['_PRIORITYREQUEST']._serialized_end=730
-  _globals['_DONE']._serialized_start=732
-  _globals['_DONE']._serialized_end=753
-  _globals['_NOTHING']._serialized_start=755
-  _globals['_NOTHING']._serialized_end=764
-  _globals['_DOCUMENT']._serialized_start=766
-  _globals['_DOCUMENT']._serialized_end=790
-  _globals['_TASKSREQUEST']._serialized_start=792
-  _globals['_TASKSREQUEST']._serialized_end=834
-  _globals['_LOGSREQUEST']._serialized_start=836
-  _globals['_LOGSREQUEST']._serialized_end=898
-  _globals['_LOGCHUNK']._serialized_start=900
-  _globals['_LOGCHUNK']._serialized_end=942
-  _globals['_CLIENT']._serialized_start=945
-  _globals['_CLIENT']._serialized_end=1727
+  _globals['_SUBMITREQUEST']._serialized_end=142
+  _globals['_SUBMITREPLY']._serialized_start=144
+  _globals['_SUBMITREPLY']._serialized_end=192
+  _globals['_WATCHREQUEST']._serialized_start=194
+  _globals['_WATCHREQUEST']._serialized_end=238
+  _globals['_WATCHREPLY']._serialized_start=240
+  _globals['_WATCHREPLY']._serialized_end=355
+  _globals['_TASKRESULT']._serialized_start=358
+  _globals['_TASKRESULT']._serialized_end=524
+  _globals['_JOBCOUNTS']._serialized_start=526
+  _globals['_JOBCOUNTS']._serialized_end=625
+  _globals['_TARGET']._serialized_start=627
+  _globals['_TARGET']._serialized_end=647
+  _globals['_RETRYREQUEST']._serialized_start=649
+  _globals['_RETRYREQUEST']._serialized_end=690
+  _globals['_PAUSEREQUEST']._serialized_start=692
+  _globals['_PAUSEREQUEST']._serialized_end=735
+  _globals['_PRIORITYREQUEST']._serialized_start=737
+  _globals['_PRIORITYREQUEST']._serialized_end=788
+  _globals['_DONE']._serialized_start=790
+  _globals['_DONE']._serialized_end=811
+  _globals['_NOTHING']._serialized_start=813
+  _globals['_NOTHING']._serialized_end=822
+  _globals['_DOCUMENT']._serialized_start=824
+  _globals['_DOCUMENT']._serialized_end=848
+  _globals['_TASKSREQUEST']._serialized_start=850
+  _globals['_TASKSREQUEST']._serialized_end=892
+  _globals['_LOGSREQUEST']._serialized_start=894
+  _globals['_LOGSREQUEST']._serialized_end=956
+  _globals['_LOGCHUNK']._serialized_start=958
+  _globals['_LOGCHUNK']._serialized_end=1000
+  _globals['_CLIENT']._serialized_start=1003
+  _globals['_CLIENT']._serialized_end=1791
 # @@protoc_insertion_point(module_scope)

@@ -8,12 +8,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SubmitRequest(_message.Message):
-    __slots__ = ("job", "tasks")
+    __slots__ = ("job", "tasks", "owner")
     JOB_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     job: _ledger_pb2.Job
     tasks: _containers.RepeatedCompositeFieldContainer[_ledger_pb2.Task]
-    def __init__(self, job: _Optional[_Union[_ledger_pb2.Job, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[_ledger_pb2.Task, _Mapping]]] = ...) -> None: ...
+    owner: str
+    def __init__(self, job: _Optional[_Union[_ledger_pb2.Job, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[_ledger_pb2.Task, _Mapping]]] = ..., owner: _Optional[str] = ...) -> None: ...
 
 class SubmitReply(_message.Message):
     __slots__ = ("count", "durable_on")
@@ -86,6 +88,14 @@ class Target(_message.Message):
     ID_FIELD_NUMBER: _ClassVar[int]
     id: str
     def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class RetryRequest(_message.Message):
+    __slots__ = ("id", "force")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    force: bool
+    def __init__(self, id: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
 
 class PauseRequest(_message.Message):
     __slots__ = ("job", "paused")

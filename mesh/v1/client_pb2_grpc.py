@@ -61,7 +61,7 @@ class ClientStub:
                 _registered_method=True)
         self.Retry = channel.unary_unary(
                 '/mesh.v1.Client/Retry',
-                request_serializer=mesh_dot_v1_dot_client__pb2.Target.SerializeToString,
+                request_serializer=mesh_dot_v1_dot_client__pb2.RetryRequest.SerializeToString,
                 response_deserializer=mesh_dot_v1_dot_client__pb2.Done.FromString,
                 _registered_method=True)
         self.Forget = channel.unary_unary(
@@ -248,7 +248,7 @@ def add_ClientServicer_to_server(servicer, server):
             ),
             'Retry': grpc.unary_unary_rpc_method_handler(
                     servicer.Retry,
-                    request_deserializer=mesh_dot_v1_dot_client__pb2.Target.FromString,
+                    request_deserializer=mesh_dot_v1_dot_client__pb2.RetryRequest.FromString,
                     response_serializer=mesh_dot_v1_dot_client__pb2.Done.SerializeToString,
             ),
             'Forget': grpc.unary_unary_rpc_method_handler(
@@ -462,7 +462,7 @@ class Client:
             request,
             target,
             '/mesh.v1.Client/Retry',
-            mesh_dot_v1_dot_client__pb2.Target.SerializeToString,
+            mesh_dot_v1_dot_client__pb2.RetryRequest.SerializeToString,
             mesh_dot_v1_dot_client__pb2.Done.FromString,
             options,
             channel_credentials,

@@ -59,20 +59,22 @@ class Retries(_message.Message):
     def __init__(self, max: _Optional[int] = ..., backoff_ms: _Optional[int] = ..., factor_milli: _Optional[int] = ..., max_delay_ms: _Optional[int] = ..., not_on: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Shape(_message.Message):
-    __slots__ = ("alternatives", "kind", "python", "cwd", "retries", "timeout_ms")
+    __slots__ = ("alternatives", "kind", "python", "cwd", "retries", "timeout_ms", "hold")
     ALTERNATIVES_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     PYTHON_FIELD_NUMBER: _ClassVar[int]
     CWD_FIELD_NUMBER: _ClassVar[int]
     RETRIES_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    HOLD_FIELD_NUMBER: _ClassVar[int]
     alternatives: _containers.RepeatedCompositeFieldContainer[Resources]
     kind: str
     python: str
     cwd: str
     retries: Retries
     timeout_ms: int
-    def __init__(self, alternatives: _Optional[_Iterable[_Union[Resources, _Mapping]]] = ..., kind: _Optional[str] = ..., python: _Optional[str] = ..., cwd: _Optional[str] = ..., retries: _Optional[_Union[Retries, _Mapping]] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+    hold: bool
+    def __init__(self, alternatives: _Optional[_Iterable[_Union[Resources, _Mapping]]] = ..., kind: _Optional[str] = ..., python: _Optional[str] = ..., cwd: _Optional[str] = ..., retries: _Optional[_Union[Retries, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., hold: _Optional[bool] = ...) -> None: ...
 
 class Job(_message.Message):
     __slots__ = ("id", "digest", "name", "kind", "priority", "max_parallel", "metric", "maximize", "submitted_ms", "source", "size")
@@ -232,8 +234,20 @@ class Lived(_message.Message):
     life: str
     def __init__(self, node: _Optional[str] = ..., number: _Optional[int] = ..., life: _Optional[str] = ...) -> None: ...
 
+class Owner(_message.Message):
+    __slots__ = ("job", "task", "handovers", "owner")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    HANDOVERS_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    task: str
+    handovers: int
+    owner: str
+    def __init__(self, job: _Optional[str] = ..., task: _Optional[str] = ..., handovers: _Optional[int] = ..., owner: _Optional[str] = ...) -> None: ...
+
 class Record(_message.Message):
-    __slots__ = ("job", "task", "attempt", "acceptance", "run", "ended", "register", "mesh", "claimed", "lived")
+    __slots__ = ("job", "task", "attempt", "acceptance", "run", "ended", "register", "mesh", "claimed", "lived", "owner")
     JOB_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -244,6 +258,7 @@ class Record(_message.Message):
     MESH_FIELD_NUMBER: _ClassVar[int]
     CLAIMED_FIELD_NUMBER: _ClassVar[int]
     LIVED_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     job: Job
     task: Task
     attempt: Attempt
@@ -254,7 +269,8 @@ class Record(_message.Message):
     mesh: Mesh
     claimed: Claimed
     lived: Lived
-    def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., attempt: _Optional[_Union[Attempt, _Mapping]] = ..., acceptance: _Optional[_Union[Acceptance, _Mapping]] = ..., run: _Optional[_Union[Run, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ..., register: _Optional[_Union[Register, _Mapping]] = ..., mesh: _Optional[_Union[Mesh, _Mapping]] = ..., claimed: _Optional[_Union[Claimed, _Mapping]] = ..., lived: _Optional[_Union[Lived, _Mapping]] = ...) -> None: ...
+    owner: Owner
+    def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., attempt: _Optional[_Union[Attempt, _Mapping]] = ..., acceptance: _Optional[_Union[Acceptance, _Mapping]] = ..., run: _Optional[_Union[Run, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ..., register: _Optional[_Union[Register, _Mapping]] = ..., mesh: _Optional[_Union[Mesh, _Mapping]] = ..., claimed: _Optional[_Union[Claimed, _Mapping]] = ..., lived: _Optional[_Union[Lived, _Mapping]] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ...) -> None: ...
 
 class RecordBatch(_message.Message):
     __slots__ = ("records",)

@@ -22,6 +22,7 @@ from mesh.core.lattice import (
     Lived,
     Mesh,
     Outcome,
+    Owner,
     Record,
     Register,
     Resources,
@@ -85,7 +86,9 @@ def _claim_of(data: bytes) -> Claim:
 
 @lru_cache(maxsize=4096)
 def shape_bytes(shape: Shape) -> bytes:
-    message = pb.Shape(kind=shape.kind, python=shape.python, cwd=shape.cwd, timeout_ms=shape.timeout_ms)
+    message = pb.Shape(
+        kind=shape.kind, python=shape.python, cwd=shape.cwd, timeout_ms=shape.timeout_ms, hold=shape.hold
+    )
     for need in shape.alternatives:
         part = message.alternatives.add()
         part.millicpus, part.memory, part.milligpus, part.gpu_memory, part.device, labels, part.profile = need
@@ -120,6 +123,7 @@ def shape_of(data: bytes) -> Shape:
         message.cwd,
         Retries(retries.max, retries.backoff_ms, retries.factor_milli, retries.max_delay_ms, tuple(retries.not_on)),
         message.timeout_ms,
+        message.hold,
     )
 
 
@@ -257,6 +261,14 @@ def _get_lived(m: pb.Lived) -> Lived:
     return Lived(intern(m.node), m.number, intern(m.life))
 
 
+def _put_owner(message: pb.Owner, owner: Owner) -> None:
+    message.job, message.task, message.handovers, message.owner = owner
+
+
+def _get_owner(m: pb.Owner) -> Owner:
+    return Owner(intern(m.job), m.task, m.handovers, intern(m.owner))
+
+
 _ENCODERS: dict[type[Record], Callable[[pb.Record, Any], None]] = {
     Job: lambda out, record: put_job(out.job, record),
     Task: lambda out, record: put_task(out.task, record),
@@ -268,6 +280,7 @@ _ENCODERS: dict[type[Record], Callable[[pb.Record, Any], None]] = {
     Mesh: lambda out, record: _put_mesh(out.mesh, record),
     Claimed: lambda out, record: _put_claimed(out.claimed, record),
     Lived: lambda out, record: _put_lived(out.lived, record),
+    Owner: lambda out, record: _put_owner(out.owner, record),
 }
 
 _DECODERS: dict[str, Callable[[Any], Record]] = {
@@ -281,4 +294,5 @@ _DECODERS: dict[str, Callable[[Any], Record]] = {
     "mesh": _get_mesh,
     "claimed": _get_claimed,
     "lived": _get_lived,
+    "owner": _get_owner,
 }

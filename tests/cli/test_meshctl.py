@@ -346,7 +346,7 @@ def test_commands_of_the_contract_that_are_not_built(meshctl: Meshctl, command: 
     assert ran.err.startswith(f"meshctl: '{command}' is not built yet; ")
 
 
-@pytest.mark.parametrize("arguments", [("results", "j1", "--parquet"), ("retry", "j1", "--force")])
+@pytest.mark.parametrize("arguments", [("results", "j1", "--parquet")])
 def test_options_of_the_contract_that_are_not_built(meshctl: Meshctl, arguments: tuple[str, ...]) -> None:
     ran = meshctl(*arguments)
     assert ran.code == 2

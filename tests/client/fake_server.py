@@ -198,7 +198,7 @@ class FakeMesh(services.ClientServicer):
         self.paused[self._job(request.job, context).id] = request.paused
         return pb.Done(count=1)
 
-    def Retry(self, request: pb.Target, context: grpc.ServicerContext) -> pb.Done:
+    def Retry(self, request: pb.RetryRequest, context: grpc.ServicerContext) -> pb.Done:
         self._enter("Retry", context)
         with self._changed:
             again = [t for t in self.tasks.values() if request.id in (t.id, t.job) and self._state(t) == "failed"]

@@ -31,6 +31,7 @@ from mesh.core.lattice import (
     Lived,
     Mesh,
     Outcome,
+    Owner,
     Record,
     Register,
     Resources,
@@ -93,6 +94,7 @@ def strategies(names: tuple[str, ...]) -> dict[type, st.SearchStrategy[Record]]:
         Mesh: st.builds(Mesh, st.sampled_from(("m1", "m2", "m3")), st.booleans()),
         Claimed: st.builds(Claimed, st.sampled_from((*CLAIMS, NO_CLAIM))),
         Lived: st.builds(Lived, nodes, small, st.sampled_from(LIVES)),
+        Owner: st.builds(Owner, jobs, st.sampled_from(("", *names)), small, nodes),
     }  # fmt: skip
 
 

@@ -253,7 +253,8 @@ async def test_a_submitter_that_leaves_is_no_defect(node: Node, caplog: pytest.L
     [
         ("Cancel", pb.Target(id="t1"), ev.CancelAsked(7, "t1")),
         ("Pause", pb.PauseRequest(job="j1", paused=True), ev.PauseAsked(7, "j1", True)),
-        ("Retry", pb.Target(id="j1"), ev.RetryAsked(7, "j1")),
+        ("Retry", pb.Target(id="j1"), ev.RetryAsked(7, "j1")),  # of an older client
+        ("Retry", pb.RetryRequest(id="j1", force=True), ev.RetryAsked(7, "j1", True)),
         ("Priority", pb.PriorityRequest(target="t1", priority=9), ev.PriorityAsked(7, "t1", 9)),
     ],
 )

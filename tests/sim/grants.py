@@ -10,7 +10,7 @@ from mesh.core.ids import AttemptId, Claim, Life, TaskId
 from mesh.core.lattice import FAILED, LOST, OFFERED, Attempt, Task
 from mesh.core.ledger import FINAL, TaskState
 from mesh.core.messages import Grant, Message, Orders, Report
-from mesh.core.tasks import NOT_COUNTED
+from mesh.core.owners import NOT_COUNTED
 from tests.sim.plans import fits
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from mesh.core.ids import AttemptId, Life, TaskId
 from mesh.core.lattice import LOST, TASK_CANCELLED, Acceptance, Ended
 from mesh.core.ledger import DONE, FINAL
 from mesh.core.messages import Heartbeat, Orders, Report
-from mesh.core.tasks import NOT_COUNTED
+from mesh.core.owners import NOT_COUNTED
 from tests.sim.leaders import group_of
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ def test_every_error_of_a_file_comes_in_one_go_with_its_place_and_in_order() -> 
           priority: 11
           resources: {cpu: 2, memory: 4 potatoes}
           retries: {max: 3, backoff: soon}
-          on_lost: hold
+          on_lost: wait
           files: .
         """
     ) == [
@@ -67,7 +67,7 @@ def test_every_error_of_a_file_comes_in_one_go_with_its_place_and_in_order() -> 
             "19:30: mesh.retries.backoff: 'soon' is not a duration; "
             "write it like 250ms, 30s, 5m, 6h or a number of seconds"
         ),
-        "20:12: not built yet: mesh.on_lost: hold",
+        "20:12: mesh.on_lost must be retry or hold, not 'wait'",
         "21:3: not built yet: mesh.files",
     ]
 

@@ -383,6 +383,13 @@ mesh:
     assert works[0].env == sweep.options.env
 
 
+@pytest.mark.parametrize(("written", "hold"), [("hold", True), ("retry", False)])
+def test_what_must_not_run_twice_is_part_of_the_shape(written: str, hold: bool) -> None:
+    sweep = read(f"{HEAD}parameters: {{x: {{value: 1}}}}\nmesh: {{on_lost: {written}}}\n")
+    _, tasks, _ = run(sweep)
+    assert sweep.options.hold is tasks[0].shape.hold is hold
+
+
 @pytest.mark.parametrize("resources", ["{gpu_memory: 1GiB}", "{device: cuda}", "{device: mps}"])
 def test_asking_for_what_only_a_gpu_has_asks_for_one(resources: str) -> None:
     sweep = read(f"{HEAD}parameters: {{x: {{value: 1}}}}\nmesh: {{resources: {resources}}}\n")
