@@ -519,7 +519,8 @@ class Leader:
         claim = self.claim
 
         def issue() -> None:
-            if self.claim == claim and self.sessions.get(decision.node) is session and session.wants(name):
+            still = self.claim == claim and self.sessions.get(decision.node) is session and session.wants(name)
+            if still and not self.tasks.ready.is_paused(task.job):
                 session.grant(grant, need)
             else:
                 self._take_back(attempt, now)

@@ -48,6 +48,7 @@ class Clients:
         self.held: dict[TaskId, list[Holders]] = {}  # where each acknowledgement said that it is
         self.cancelled: dict[TaskId, list[Holders]] = {}  # and the same of each cancellation that was acknowledged
         self.retried: set[TaskId] = set()
+        self.owners: dict[JobId, NodeId] = {}  # whom its client named, with the first slice of hold tasks
         self.paused: list[JobId] = []
         self.submitted: dict[str, set[JobId]] = {}  # to each life
         self.shown: dict[tuple[TaskId, str], list[Holders]] = {}  # digests of accepted results that clients were told
@@ -68,7 +69,10 @@ class Clients:
         rng.shuffle(slices)
         for part in slices:
             for _ in range(2 if rng.random() < 0.2 else 1):
-                self.ask(lambda call, part=part: ev.Submitted(call, job, part), self._submitted(part))  # type: ignore[misc]
+                self.ask(lambda call, part=part: self._submission(call, job, part), self._submitted(part))  # type: ignore[misc]
+
+    def _submission(self, call: int, job: Job, part: tuple[Task, ...]) -> ev.Submitted:
+        return ev.Submitted(call, job, part, self.owners.get(job.id, "") if part[0].shape.hold else "")
 
     def _submitted(self, part: tuple[Task, ...]) -> Callable[[do.Answer, Host], None]:
         def done(answer: do.Answer, host: Host) -> None:
@@ -90,9 +94,9 @@ class Clients:
             if not self.survives(self.held[task.id]):
                 continue
             job = self.jobs[task.job]
-            self.ask(lambda call, job=job, task=task: ev.Submitted(call, job, (task,)), self._submitted((task,)))  # type: ignore[misc]
+            self.ask(lambda call, job=job, task=task: self._submission(call, job, (task,)), self._submitted((task,)))  # type: ignore[misc]
             other = task._replace(digest="other")
-            self.ask(lambda call, job=job, other=other: ev.Submitted(call, job, (other,)), self._refused)  # type: ignore[misc]
+            self.ask(lambda call, job=job, other=other: self._submission(call, job, (other,)), self._refused)  # type: ignore[misc]
 
     def _refused(self, answer: do.Answer, host: Host) -> None:
         if answer.error != "Conflict":
@@ -112,6 +116,19 @@ class Clients:
     def retry(self, target: JobId | TaskId, tasks: Sequence[TaskId]) -> None:
         self.retried.update(tasks)
         self.ask(lambda call: ev.RetryAsked(call, target), lambda a, h: self._known(a, h, tasks))
+
+    def force_some(self) -> None:
+        """People see what waits for a machine that may never return, and run a part of it all the same."""
+        (leader, *_) = self.world.leaders() or (None,)
+        if leader is None:
+            return
+        assert leader.machine is not None
+        for name, task in self.tasks.items():
+            state = leader.machine.ledger.tasks.get(name)
+            waits = task.shape.hold and state is not None and leader.machine.leader.tasks.waits(name)
+            if waits and self.world.rng.random() < 0.5:
+                self.retried.add(name)
+                self.ask(lambda call, name=name: ev.RetryAsked(call, name, True), lambda a, h: None)  # type: ignore[misc]
 
     def prioritise(self, target: JobId | TaskId, tasks: Sequence[TaskId], priority: int) -> None:
         self.ask(lambda call: ev.PriorityAsked(call, target, priority), lambda a, h: self._known(a, h, tasks))
@@ -192,6 +209,10 @@ class Clients:
         number = self._numbers
         call = self._calls[host.index, number] = Call(request)
         event = request.build(number)
+        if type(event) is ev.Submitted and event.tasks[0].shape.hold and not event.owner:
+            # mesh.client.channel asks who leads before it sends the first slice; it may be another one by now.
+            self.owners[event.job.id] = host.node if machine.leading or not self._leader else self._leader.node
+            event = request.build(number)
         if type(event) is ev.Submitted:
             self.submitted.setdefault(host.life, set()).add(event.job.id)
             call.tasks = tuple(task.id for task in event.tasks)

@@ -106,7 +106,13 @@ class Grants:
     def _why_not(self, host: Host, machine: Machine, to: str, grant: Grant) -> str:
         task, state, world = grant.task, machine.ledger.tasks[grant.task.id], self.world
         claim = machine.election.claim
-        if grant.attempt not in self._recorded:
+        if task.shape.hold:
+            if ("attempt", grant.attempt, False) not in host.disk.known:
+                return "it must not run twice, and the grant is not on disk"
+            owner = machine.ledger.owner_of(task)
+            if owner is None or owner.owner[3:] != host.node[3:]:
+                return f"its owner is {owner}"
+        elif grant.attempt not in self._recorded:
             return "it is not recorded"
         if state.state in FINAL:
             return f"it is {state.state}"

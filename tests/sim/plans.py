@@ -84,9 +84,10 @@ def plan_of(seed: int) -> Plan:
     """The default world of a seed: at least 4 hosts, 30 tasks and 3 faults."""
     rng = random.Random(f"plan/{seed}")
     hosts = _hosts(rng)
+    jobs = _jobs(rng, hosts)
     return Plan(
         hosts,
-        _jobs(rng, hosts),
+        _hold_some(random.Random(f"hold/{seed}"), jobs),
         faults=rng.randint(3, 6),
         settle=rng.choice((2.0, 2.0, 10.0)),
         slice_records=rng.choice((3, 2000, 2000)),
@@ -140,6 +141,18 @@ def _jobs(rng: random.Random, hosts: tuple[HostPlan, ...]) -> tuple[JobPlan, ...
         plan = job_of(name, size, shape, priority=rng.randint(1, 10), max_parallel=rng.choice((0, 0, 0, 2)))
         jobs.append(replace(plan, behaviour=behaviour, at=rng.uniform(0.5, 32.0)))
     return tuple(jobs)
+
+
+def _hold_some(rng: random.Random, jobs: tuple[JobPlan, ...]) -> tuple[JobPlan, ...]:
+    """Some of them must not run twice. Drawn apart, so that all else is as it was without."""
+    made = []
+    for job in jobs:
+        if rng.random() < 0.3:
+            tasks = tuple(task._replace(shape=task.shape._replace(hold=True)) for task in job.tasks)
+            shape = tasks[0].shape  # one object, as the wire decodes it
+            job = replace(job, tasks=tuple(task._replace(shape=shape) for task in tasks))
+        made.append(job)
+    return tuple(made)
 
 
 def _need(rng: random.Random) -> Resources:

@@ -49,6 +49,7 @@ def _play(world: World) -> None:
         return
     faults.calm()
     world.after(30.0, world.clients.resume_all)
+    world.after(50.0, world.clients.force_some)
     lowest = min((host for host in world.hosts if host.may_lead), key=lambda host: host.node)
     if not world.run_until(world.now + plan.limit, lambda: wrong() or not unsettled(world)):
         world.violate(f"never settled: {unsettled(world)}")

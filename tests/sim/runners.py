@@ -29,6 +29,8 @@ class Runners:
         self.tries: dict[TaskId, int] = {}
         self.failed: dict[TaskId, set[AttemptId]] = {}  # the truth about failures
         self._slots: dict[tuple[int, int], list[do.Assignment]] = {}
+        self.over: set[AttemptId] = set()  # released or failed: what they did is known to have ended
+        self._runs: dict[TaskId, dict[AttemptId, int]] = {}  # of hold tasks: attempts handed to a runner
 
     def begin(self, host: Host, effect: do.BeginAttempts) -> None:
         key = (host.index, effect.slot)
@@ -41,6 +43,7 @@ class Runners:
                 self.world.violate(f"{assignment.attempt} was begun twice: a double grant")
             self._check_alone(host, assignment)
             self.begun[assignment.attempt] = host
+            self._check_held(host, assignment)
         self._slots[key] = list(effect.assignments)
         self._check_room(host)
         self._next(host, host.machine, effect.slot)
@@ -52,6 +55,23 @@ class Runners:
             for running in queue:
                 if running.task.id == assignment.task.id and other.up and self.world.calm_for > QUIET:
                     self.world.violate(f"{assignment.task.id} begins on {host.name} and runs on {other.name}")
+
+    def _check_held(self, host: Host, assignment: do.Assignment) -> None:
+        """What must not run twice begins in one run only after all that began before is known to have ended in vain.
+
+        Where a disk was put back to what it was a while ago, or copied, its node does not know what it did.
+        """
+        if not assignment.task.shape.hold or self.world.copied:
+            return
+        if any(not ruined.destroyed for _, ruined in self.world.ruined):
+            return
+        assert host.machine is not None
+        run = host.machine.worker.held[assignment.attempt].attempt.run
+        before = self._runs.setdefault(assignment.task.id, {})
+        twice = [attempt for attempt, other in before.items() if other == run and attempt not in self.over]
+        if twice:
+            self.world.violate(f"{assignment.task.id} must not run twice: {twice[0]}, now {assignment.attempt}")
+        before[assignment.attempt] = run
 
     def _check_room(self, host: Host) -> None:
         running = [queue[0] for (index, _slot), queue in self._slots.items() if index == host.index and queue]
@@ -88,6 +108,7 @@ class Runners:
 
     def _stopped(self, host: Host, machine: Machine, attempt: AttemptId, code: str) -> None:
         if host.machine is machine:
+            self.over.add(attempt)
             self.world.feed(host, ev.AttemptsEnded(((attempt, RELEASED, Outcome(code, "stopped")),)))
 
     def _next(self, host: Host, machine: Machine | None, slot: int) -> None:
@@ -138,6 +159,8 @@ class Runners:
             self.world.after(0.5, self._end, host, machine, slot, assignment, phase, outcome)
             return
         queue.pop(0)
+        if phase != SUCCEEDED:
+            self.over.add(assignment.attempt)
         if phase == FAILED:
             self.failed.setdefault(assignment.task.id, set()).add(assignment.attempt)
         self.world.feed(host, ev.AttemptsEnded(((assignment.attempt, phase, outcome),)))
