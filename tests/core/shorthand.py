@@ -24,6 +24,7 @@ from mesh.core.lattice import (
     Job,
     Lived,
     Mesh,
+    Owner,
     Record,
     Register,
     Run,
@@ -73,6 +74,8 @@ def record(what: Record) -> str:
             return f"{what.task} run {what.run} cancelled {what.cancelled}"
         case Ended():
             return f"{what.task} ended as {'failed' if what.status == TASK_FAILED else 'cancelled'} ({what.code})"
+        case Owner():
+            return f"{what.task or what.job} is {name_of(what.owner)}'s v{what.handovers}"
         case Register():
             return f"{what.scope} {what.field}={what.value!r} v{what.version}"
         case Mesh():

@@ -117,6 +117,24 @@ MUTATIONS = (
     ),
     # Leases and losses.
     # Tasks.
+    # Hold tasks: what must not run twice.
+    Mutation(
+        "who does not own a hold task grants it", "mesh.core.owners", "if owns(ledger, node, task):", "if True:", 2
+    ),
+    Mutation("a lost hold task is granted again", "mesh.core.owners", "if nodes:", "if False:"),
+    Mutation(
+        "a hold task is granted before that is on disk",
+        "mesh.core.leader",
+        "self.out.when_durable(issue)",
+        "issue()",
+    ),
+    Mutation(
+        "who takes a submission of hold tasks owns them",
+        "mesh.core.tasks",
+        'self.out.record(Owner(job.id, "", 0, owner))',
+        'self.out.record(Owner(job.id, "", 0, self.out.node))',
+    ),
+    Mutation("the first owner stays the owner", "mesh.core.ledger", "if owner <= known:", "if True:"),
 )
 
 
