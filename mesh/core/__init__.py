@@ -9,8 +9,8 @@ A way to read it, about 250 lines each:
 * what is remembered: ``ids``, ``lattice`` (the records and their joins), ``ledger`` (joined, with what is derived)
 * what is said: ``messages`` between nodes, ``events`` in, ``effects`` out, ``outbox`` (what waits for the disk)
 * who is there and who grants: ``members``, ``election``, ``identity``, ``puller`` (journals of others)
-* what becomes of tasks: ``tasks`` (one decision per task), ``control`` (what users ask), ``leader`` and ``session``
-  (nodes, grants, losses), ``worker`` (the other end)
+* what becomes of tasks: ``tasks`` (one decision per task), ``control`` (what users ask), ``owners`` (what must not
+  run twice), ``leader`` and ``session`` (nodes, grants, losses), ``worker`` (the other end)
 * who gets what: ``ready`` (whose turn), ``matching`` (which node, and why), on ``account``, ``held``, ``needs``,
   ``kept`` and ``opening`` (reservations), ``reasons`` (the words)
 * how they meet: ``machine``

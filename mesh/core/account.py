@@ -243,7 +243,9 @@ class Account:
                 if devices is not None:
                     return Place(index, False, False, guess if micros is None else micros, devices)
                 busy = self._busy_gpus(need)
-            if kept is not None:  # what waits in its queue would begin before the holder
+            # What waits in its queue would begin before the holder; and of what must not run twice nobody could tell
+            # whether it had begun, if the node is lost.
+            if kept is not None or shape.hold:
                 whys.append(busy)
                 continue
             wait = self._queue(need, gpus, kind, micros, allowance_tasks)
@@ -265,7 +267,7 @@ class Account:
     def flows(self, shape: Shape, alternatives: tuple[int, ...]) -> bool:
         """Whether a task of this shape gets in here within the allowance, when what is queued has run."""
         micros = self.speeds.get(shape.kind)
-        if micros is None or micros > self._allowance:
+        if micros is None or micros > self._allowance or shape.hold:
             return False
         return any(self._lanes(need, gpus_of(need)) > 0 for need in map(shape.alternatives.__getitem__, alternatives))
 

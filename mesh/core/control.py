@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from mesh.core.effects import Answer
 from mesh.core.events import Asked, CancelAsked, PauseAsked, PriorityAsked, RetryAsked
-from mesh.core.ids import JobId, TaskId
+from mesh.core.ids import JobId, NodeId, TaskId
 from mesh.core.outbox import Outbox
 from mesh.core.params import Params
 from mesh.core.tasks import Tasks
 
 
 class Control:
-    def __init__(self, params: Params, out: Outbox, tasks: Tasks) -> None:
+    def __init__(self, params: Params, out: Outbox, tasks: Tasks, name: Callable[[NodeId], str] = str) -> None:
+        """``name``: what people call a node."""
+        self.name = name
         self.params, self.out, self.tasks = params, out, tasks
         self._chores: deque[tuple[int, Iterator[None]]] = deque()  # calls under way, and the rest of their work
 
@@ -57,7 +59,8 @@ class Control:
                     elif self.tasks.retry(task, now, event.force):
                         count += 1
                     else:
-                        held = held or str(self.tasks.waits(task) or "")
+                        why = None if held else self.tasks.waits(task)
+                        held = held if why is None else str(why._replace(args=(self.name(why.args[0]), *why.args[1:])))
                     if number % self.params.slice_records == 0:
                         yield
                 if held and not count:

@@ -47,7 +47,7 @@ class Leader:
         self.claim: Claim = NO_CLAIM
         self.trouble = ""  # why nothing can be accepted: the journal
         self.tasks = Tasks(params, out, self._recall, self._confirmed)
-        self.control = Control(params, out, self.tasks)
+        self.control = Control(params, out, self.tasks, self._name)
         self.loads = Loads()
         self.sessions: dict[NodeId, Session] = {}
         self.accounts: dict[NodeId, Account] = {}
@@ -195,6 +195,10 @@ class Leader:
         why = self.trouble or "nobody leads here at the moment"
         self.out.do(Answer(call, "NoLeader", f"nothing was changed; {why}; try again"))
         return True
+
+    def _name(self, node: NodeId) -> str:
+        peer = self.members.peers.get(node)
+        return self.me.name if node == self.me.node else peer.name if peer is not None and peer.name else node
 
     def why_unknown(self, now: float) -> str:
         """Why an id that is not known here may exist all the same; empty: it does not."""

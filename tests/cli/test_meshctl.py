@@ -263,6 +263,8 @@ def test_what_there_is_nothing_to_do_for_is_said(meshctl: Meshctl, sweep: Path) 
     assert meshctl("cancel", job).out == f"nothing was cancelled: all of {job} had ended\n"
     assert meshctl("retry", job).out == f"nothing is run once more: nothing of {job} has failed or was cancelled\n"
     assert meshctl("retry", job, "-o", "json").json == {"id": job, "tasks": 0}
+    assert meshctl("retry", job, "--force").code == 0
+    assert meshctl.fake.forced == [False, False, True]
 
 
 @pytest.mark.parametrize("arguments", [("job", ""), ("cancel", " "), ("tasks", "--job", ""), ("logs", "")])

@@ -81,6 +81,9 @@ class FakeMesh(services.ClientServicer):
         self.calls: Counter[str] = Counter()
         self.batches: list[int] = []  # tasks per Submit
         self.holding = False  # tasks are accepted and not run
+        self.owners: list[str] = []  # that submissions named
+        self.forced: list[bool] = []
+        self.durable_on = [NODE]
         self.command: Callable[[Work], tuple[str, dict[str, float]]] = lambda work: ("succeeded", {})
         self.documents: dict[str, Any] = {
             "Peers": PEERS,
@@ -137,6 +140,7 @@ class FakeMesh(services.ClientServicer):
         self._enter("Submit", context)
         job, tasks = decode_submit(request)
         with self._changed:
+            self.owners.append(request.owner)
             self.batches.append(len(tasks))
             if self.jobs.setdefault(job.id, job).digest != job.digest:
                 self._abort(context, Conflict(f"job {job.id} exists with other contents"))
@@ -146,7 +150,7 @@ class FakeMesh(services.ClientServicer):
                     if not self.holding:
                         self._run(task)
             self._changed.notify_all()
-        return pb.SubmitReply(count=len(tasks), durable_on=[NODE])
+        return pb.SubmitReply(count=len(tasks), durable_on=self.durable_on)
 
     def SubmitEach(
         self, requests: Iterator[pb.SubmitRequest], context: grpc.ServicerContext
@@ -201,6 +205,7 @@ class FakeMesh(services.ClientServicer):
     def Retry(self, request: pb.RetryRequest, context: grpc.ServicerContext) -> pb.Done:
         self._enter("Retry", context)
         with self._changed:
+            self.forced.append(request.force)
             again = [t for t in self.tasks.values() if request.id in (t.id, t.job) and self._state(t) == "failed"]
             for task in again:
                 del self.ended[task.id]

@@ -130,6 +130,8 @@ def test_pause_resume_retry_priority(client: MeshClient, mesh: FakeMesh, sweep: 
     mesh.command = loss
     assert job.retry() == 6
     assert job.wait(10)["state"] == "succeeded"
+    assert job.retry(force=True) == 0
+    assert mesh.forced == [False, True]
 
 
 def test_a_job_without_a_best_says_why(client: MeshClient, sweep: Path) -> None:
@@ -265,3 +267,29 @@ def test_a_closed_client_says_so(mesh: FakeMesh) -> None:
     for call in calls:
         with pytest.raises(Exception, match="closed"):
             call()
+
+
+def test_what_must_not_run_twice_names_its_owner_the_same_in_every_repeat(client: MeshClient, mesh: FakeMesh) -> None:
+    """The leader of before the first slice: two leaders that are sent the same one agree."""
+    mesh.refuse("SubmitEach", None, times=2)
+    assert client.submit(abs, -1).result(10) == 1
+    assert mesh.owners == [""]
+    assert client.submit(abs, -2, on_lost="hold").result(10) == 2
+    assert client.submit(abs, -3, on_lost="hold").result(10) == 3
+    assert mesh.owners == ["", NODE, NODE]
+    assert mesh.calls["Peers"] == 1
+
+
+def test_after_a_change_of_leader_what_must_not_run_twice_goes_into_a_new_job(
+    client: MeshClient, mesh: FakeMesh
+) -> None:
+    """Who is named leads no more, by the answer: it may be gone for good."""
+    for _ in range(2):
+        mesh.durable_on = ["50-ANOTHER"]
+        assert client.submit(abs, -2, on_lost="hold").result(10) == 2
+    assert len(mesh.jobs) == 2
+
+
+def test_an_unknown_choice_of_what_to_do_with_the_lost_is_refused(client: MeshClient) -> None:
+    with pytest.raises(InvalidSpec, match="on_lost is 'wait'; it must be 'retry' or 'hold'"):
+        client.submit(abs, -1, on_lost="wait")
