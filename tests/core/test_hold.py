@@ -200,6 +200,8 @@ def test_an_offer_found_in_a_journal_may_have_begun_in_a_former_life_of_its_node
     rig = Rig()
     hand = rig.hand("b")
     rig.pulled(Owner("j", "", 0, node("a")), job("j"), held(), Attempt("t", "1.x.x.1", False, 0, OFFERED, 1, hand.node))
+    hand.declare()  # it is asked to
+    rig.step()
     assert waits(rig) == MAY_RUN
 
 
