@@ -206,7 +206,11 @@ class Server:
 
     async def _pass_on(self, channel: grpc.aio.Channel, name: str, request: bytes, context: Context) -> bytes:
         method: Any = channel.unary_unary(f"/mesh.v1.Client/{name}", as_is, as_is)
-        reply: bytes = await method(request, timeout=context.time_remaining(), metadata=_next_hop(context))
+        try:
+            reply: bytes = await method(request, timeout=context.time_remaining(), metadata=_next_hop(context))
+        except asyncio.CancelledError:
+            _raise_if_left()
+            raise
         return reply
 
     async def _passed_on(
@@ -217,6 +221,9 @@ class Server:
         try:
             async for reply in call:
                 yield reply
+        except asyncio.CancelledError:
+            _raise_if_left()
+            raise
         finally:
             call.cancel()
 
@@ -319,6 +326,16 @@ class Server:
 
 def as_is(data: bytes) -> bytes:
     return data
+
+
+def _raise_if_left() -> None:
+    """A call that was passed on ends as cancelled, too, where its channel is closed because another node leads now.
+
+    Whoever asked has to be told: gRPC answers nothing for a handler that ends as cancelled.
+    """
+    task = asyncio.current_task()
+    if task is None or not task.cancelling():
+        raise NoLeader("the leader of this mesh changed", "the last one is out of reach", "try again") from None
 
 
 def _hops(context: Context) -> int:

@@ -15,6 +15,7 @@ from mesh.core import effects as fx
 from mesh.core import events as ev
 from mesh.core.errors import NoLeader, NotFound
 from mesh.core.lattice import Job, Shape, Task
+from mesh.shell import server
 from mesh.shell.server import PAYLOAD_LIMIT, Server
 from mesh.shell.server_watch import REPLY_RESULTS, STANDING_EVERY, Standing
 from mesh.v1 import client_pb2 as pb
@@ -382,6 +383,21 @@ async def test_new_leader_is_asked_after_a_change(pair: tuple[Node, Node], make:
     follower.service.leader_changed(other.address)
     assert json.loads((await follower.stub.Jobs(pb.Nothing())).json)["by"] == "other"
     assert list(follower.service._channels) == [other.address]
+
+
+async def test_who_watches_through_a_follower_is_told_that_the_old_leader_is_out_of_reach(
+    pair: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends no stream itself: cut off, it does not know that another leads."""
+    monkeypatch.setattr(server, "DISK_PATIENCE", 0.05)
+    follower, leader = pair
+    leader.world.total = 1
+    watch = Watch(follower)
+    await watch.next()
+    follower.service.leader_changed("127.0.0.1:9")
+    async with asyncio.timeout(5):
+        name, code, _ = await failure(watch.call)
+    assert (name, code) == ("NoLeader", grpc.StatusCode.UNAVAILABLE)
 
 
 # Watching.
