@@ -21,6 +21,7 @@ from mesh.core.messages import PROTOCOL
 
 _NOTHING_LEFT = "nothing was cancelled: all of {1} had ended"
 _NONE_FAILED = "nothing is run once more: nothing of {1} has failed or was cancelled"
+_DELETED_BEFORE = "{1} is deleted; it had no tasks, or was deleted before"
 NODE_ID = re.compile(r"[0-9]{2}-[0-9A-Z]{26}")
 
 
@@ -91,6 +92,12 @@ async def resume(args: argparse.Namespace, channel: Channel, output: Output) -> 
 async def retry(args: argparse.Namespace, channel: Channel, output: Output) -> int:
     count = await channel.retry(args.job_task, args.force)
     return _done(output, args.job_task, count, "running {} of {} once more", _NONE_FAILED)
+
+
+async def delete(args: argparse.Namespace, channel: Channel, output: Output) -> int:
+    if args.checkpoints:
+        raise NotBuilt("'delete --checkpoints' is not built yet", "", "without it the job and its results are deleted")
+    return _done(output, args.job, await channel.delete(args.job), "deleted {1} with {0}", _DELETED_BEFORE)
 
 
 async def priority(args: argparse.Namespace, channel: Channel, output: Output) -> int:
@@ -174,6 +181,7 @@ COMMANDS: dict[str, Command] = {
     "pause": pause,
     "resume": resume,
     "retry": retry,
+    "delete": delete,
     "priority": priority,
     "forget": forget,
     "logs": logs,

@@ -23,7 +23,6 @@ NOT_BUILT = {
     "events": "meshd writes its events to its log",
     "bench": "`make bench` runs the benchmarks from a checkout",
     "completion": "`meshctl --help` lists the commands",
-    "delete": "`meshctl cancel` stops a job; its records stay",
 }
 
 _EXAMPLES = """\
@@ -170,6 +169,8 @@ def _parser() -> Parser:
         action="store_true",
         help="run held tasks too (on_lost: hold), though they may run twice; without it they wait",
     )
+    delete = add("delete", "forget a job that has ended, its tasks and results, everywhere and for good", job)
+    delete.add_argument("--checkpoints", action="store_true", help="not built yet")
     add("priority", "change the priority", target).add_argument(
         "number", metavar="N", type=int, choices=range(1, 11), help="1 to 10, higher first"
     )

@@ -177,6 +177,9 @@ class Channel:
     async def priority(self, target: str, priority: int) -> int:
         return await self._done("Priority", pb.PriorityRequest(target=target, priority=priority))
 
+    async def delete(self, job: str) -> int:
+        return await self._done("Delete", pb.Target(id=job))
+
     async def peers(self) -> list[dict[str, Any]]:
         return await self._document("Peers", pb.Nothing())  # type: ignore[no-any-return]
 

@@ -95,6 +95,10 @@ class AsyncJob:
         hold``), though it may run twice. Raises ``Held`` where there is nothing else, and no force."""
         return await self._channel.retry(self.id, force)
 
+    async def delete(self) -> int:
+        """Forget it and its results everywhere, for good; how many tasks that were. Refused while any has not ended."""
+        return await self._channel.delete(self.id)
+
     async def set_priority(self, priority: int) -> None:
         await self._channel.priority(self.id, priority)
 
@@ -137,6 +141,10 @@ class Job:
 
     def retry(self, force: bool = False) -> int:
         return self._run(self._job.retry(force))  # type: ignore[no-any-return]
+
+    def delete(self) -> int:
+        """Forget it and its results everywhere, for good; how many tasks that were. Refused while any has not ended."""
+        return self._run(self._job.delete())  # type: ignore[no-any-return]
 
     def set_priority(self, priority: int) -> None:
         self._run(self._job.set_priority(priority))

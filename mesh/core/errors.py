@@ -6,7 +6,7 @@ MeshError
 ├── NotAMember         this machine is not admitted                    (fatal)
 ├── InvalidSpec        a file or an argument is wrong; lists all of it (fatal)
 ├── NotFound           no such job, task or node                       (fatal)
-├── Conflict           the same id with other contents                 (fatal)
+├── Conflict           the same id with other contents; not as it is   (fatal)
 ├── Held               it must not run twice, and may be running       (fatal)
 ├── NoFeasibleNode     no machine can ever run it; each one's reason   (fatal)
 ├── QuotaExceeded      too large, or the disk is full                  (fatal)

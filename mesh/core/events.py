@@ -135,16 +135,21 @@ class ForgetAsked(NamedTuple):
     node: str  # its id, or its name
 
 
+class DeleteAsked(NamedTuple):
+    call: int
+    job: JobId
+
+
 class DrainAsked(NamedTuple):
     """Stop bidding, finish or release what runs, hand over, leave. ``Drained`` follows."""
 
     grace: float
 
 
-Asked: TypeAlias = CancelAsked | PauseAsked | PriorityAsked | RetryAsked  # of jobs and tasks
+Asked: TypeAlias = CancelAsked | PauseAsked | PriorityAsked | RetryAsked | DeleteAsked  # of jobs and tasks
 
 Event: TypeAlias = (
     Ticked | Resumed | AddressFound | LinkUp | LinkRefused | LinkDown | DialFailed | Received | JournalSynced
-    | JournalFailed | SuccessorSynced | Measured | AttemptsBegan | AttemptsEnded
-    | AttemptsProgressed | Submitted | CancelAsked | PauseAsked | PriorityAsked | RetryAsked | ForgetAsked | DrainAsked
+    | JournalFailed | SuccessorSynced | Measured | AttemptsBegan | AttemptsEnded | AttemptsProgressed | Submitted
+    | CancelAsked | PauseAsked | PriorityAsked | RetryAsked | DeleteAsked | ForgetAsked | DrainAsked
 )  # fmt: skip

@@ -18,6 +18,20 @@ AttemptId: TypeAlias = str
 ULID_LENGTH = 26
 
 
+def job_of(task: TaskId) -> JobId:
+    """A task's id is its job's id, which has no dot, a dot and a name: what names only a task says whose it is."""
+    return task.partition(".")[0]
+
+
+def misnamed(job: JobId, task: TaskId) -> str:
+    """What is wrong with the id of a task of this job; empty: nothing. Asked wherever submissions come in."""
+    if not job or "." in job:
+        return f"a job's id has no dot and is not empty, {job!r} is not such"
+    if not task.startswith(f"{job}.") or len(task) == len(job) + 1:
+        return f"a task's id is its job's id, a dot and a name, {task!r} of job {job!r} is not"
+    return ""
+
+
 def node_id(rank: int, ulid: str) -> NodeId:
     """The id that people see and the election compares. ``rank`` is 0 to 99."""
     if not 0 <= rank <= 99:

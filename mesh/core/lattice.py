@@ -179,4 +179,12 @@ class Lived(NamedTuple):
     life: Life
 
 
-Record: TypeAlias = Job | Task | Attempt | Acceptance | Run | Ended | Register | Mesh | Claimed | Lived | Owner
+class Deleted(NamedTuple):
+    """That a job was deleted. Kept for good, and above every record of the job and its tasks, whichever comes first."""
+
+    job: JobId
+
+
+Record: TypeAlias = (
+    Job | Task | Attempt | Acceptance | Run | Ended | Register | Mesh | Claimed | Lived | Owner | Deleted
+)  # fmt: skip

@@ -15,11 +15,12 @@ from mesh.core import owners
 from mesh.core.account import Account
 from mesh.core.control import Control
 from mesh.core.effects import Answer
-from mesh.core.events import Asked, ForgetAsked, Submitted
+from mesh.core.events import Asked, DeleteAsked, ForgetAsked, Submitted
 from mesh.core.held import NOTHING
 from mesh.core.identity import Me
-from mesh.core.ids import NO_CLAIM, AttemptId, Claim, Life, NodeId, TaskId, attempt_id
-from mesh.core.lattice import LOST, OFFERED, RELEASED, RUNNING, Attempt, Outcome, Record, Resources, Task
+from mesh.core.ids import NO_CLAIM, AttemptId, Claim, JobId, Life, NodeId, TaskId, attempt_id, job_of
+from mesh.core.lattice import LOST, OFFERED, RELEASED, RUNNING, Attempt, Deleted, Outcome, Record, Resources, Task
+from mesh.core.ledger import TaskState
 from mesh.core.matching import Decision, match
 from mesh.core.members import NEVER, Members, Peer
 from mesh.core.messages import NO_CURSOR, Grant, Pulled, Refused, Report
@@ -36,6 +37,7 @@ CLOSED, PULLING, REBUILDING, OPEN = "closed", "pulling", "rebuilding", "open"
 PAST_DECISIONS = 1000
 GRANTS_AT_ONCE = 500  # per step: 1,600 on 100 nodes took 58 ms, and no step may take longer than 20
 
+DELETED = "its job was deleted"
 REFUSED = "refused"  # RELEASED because that node cannot do such work at the moment
 
 
@@ -47,7 +49,7 @@ class Leader:
         self.claim: Claim = NO_CLAIM
         self.trouble = ""  # why nothing can be accepted: the journal
         self.tasks = Tasks(params, out, self._recall, self._confirmed)
-        self.control = Control(params, out, self.tasks, self._name)
+        self.control = Control(params, out, self.tasks, self._on_deleted, self._name)
         self.loads = Loads()
         self.sessions: dict[NodeId, Session] = {}
         self.accounts: dict[NodeId, Account] = {}
@@ -165,7 +167,10 @@ class Leader:
             self.out.when_safe(Answer(event.call, count=len(event.tasks)))
 
     def on_asked(self, event: Asked, now: float) -> None:
-        if not self._refuses(event.call):
+        if isinstance(event, DeleteAsked) and self.phase in (PULLING, REBUILDING):
+            text = "nothing was deleted; the leader is still gathering journals, and may not know all of it; try again"
+            self.out.do(Answer(event.call, "NoLeader", text))
+        elif not self._refuses(event.call):
             self.control.on_asked(event, self.why_unknown(now), now)
 
     def on_forget(self, event: ForgetAsked, now: float) -> None:
@@ -224,6 +229,13 @@ class Leader:
         acks: list[AttemptId] = []
         unknown: list[AttemptId] = []
         for attempt in report.attempts:
+            if self.ledger.is_deleted(attempt.task):  # nothing of it is kept, by the worker neither
+                if attempt.ended:
+                    acks.append(attempt.id)
+                    self._closed(attempt)
+                elif session is not None and session.complete:
+                    session.recall(attempt.id, DELETED)
+                continue
             if not self._knows(attempt.task):
                 unknown.append(attempt.id)
                 if session is not None:
@@ -256,7 +268,7 @@ class Leader:
         self.tasks.dirty = True
 
     def _knows(self, task: TaskId) -> bool:
-        state = self.ledger.tasks.get(task)
+        state = self.ledger.known(task)
         return state is not None and state.spec is not None
 
     def _session(self, sender: NodeId, report: Report, now: float) -> Session | None:
@@ -312,7 +324,9 @@ class Leader:
 
     def _adopt(self, session: Session, attempt: Attempt, now: float) -> None:
         """An attempt that another leader granted runs on, and counts against its node and its job."""
-        state = self.ledger.tasks.get(attempt.task)
+        if self.ledger.is_deleted(attempt.task) and not attempt.ended:
+            session.recall(attempt.id, DELETED)
+        state = self.ledger.known(attempt.task)
         if attempt.id in session.open or state is None or state.spec is None or state.attempts[attempt.id].ended:
             return
         session.open[attempt.id] = (attempt.task, NOTHING, (), 0)
@@ -378,6 +392,8 @@ class Leader:
         self._recognise({record.id for record in records if isinstance(record, Task)}, now)
         doubted: set[NodeId] = set()
         for record in records:
+            if isinstance(record, Deleted):
+                self._on_deleted(record.job)
             if not isinstance(record, Attempt):
                 continue
             session = self.sessions.get(record.node)
@@ -392,6 +408,27 @@ class Leader:
             self.out.send(node, Refused(self.claim, alive=True))
             self._hold_until = max(self._hold_until, now + self.params.takeover_grace)
         self.tasks.on_records(records, now)
+
+    def _on_deleted(self, job: JobId) -> None:
+        """What was declared of it, when it was not known here; what was known goes with :meth:`on_purged`."""
+        for node in sorted(self.sessions):
+            session = self.sessions[node]
+            for name in [name for name, each in session.strangers.items() if job_of(each.task) == job]:
+                if not session.strangers.pop(name).ended and session.complete:
+                    session.recall(name, DELETED)
+
+    def on_purged(self, tasks: Sequence[tuple[TaskId, TaskState]]) -> None:
+        """Tasks of deleted jobs. What runs of them is stopped, and counts against its node until that says it ended."""
+        for task, state in tasks:
+            self.tasks.forget(task)
+            self.past.pop(task, None)
+            for attempt in state.attempts.values():
+                self.decisions.pop(attempt.id, None)
+                self.progress.pop(attempt.id, None)
+                self._given.pop(attempt.id, None)
+                session = self.sessions.get(attempt.node)
+                if not attempt.ended and session is not None and session.complete:
+                    session.recall(attempt.id, DELETED)
 
     def _recognise(self, tasks: set[TaskId], now: float) -> None:
         """These tasks are known from now on, and workers may have declared attempts at them before."""
@@ -436,7 +473,8 @@ class Leader:
 
     def _find_place(self, task: TaskId, now: float) -> None:
         """Of open attempts found in a journal: their node declares them, or they are lost after ``lost_after``."""
-        for attempt in self.ledger.tasks[task].open_attempts():
+        state = self.ledger.known(task)
+        for attempt in state.open_attempts() if state is not None else ():
             session = self.sessions.get(attempt.node)
             if session is None:
                 peer = self.members.peers.get(attempt.node)
@@ -546,5 +584,6 @@ class Leader:
         self.tasks.check()
         for node, session in self.sessions.items():
             for attempt, (task, *_rest) in session.open.items():
-                known = self.ledger.tasks[task].attempts.get(attempt)
+                state = self.ledger.known(task)
+                known = None if state is None else state.attempts.get(attempt)
                 assert known is None or not known.ended, f"{attempt} ended and is kept as open on {node}"

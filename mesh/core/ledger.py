@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mesh.core.ids import NO_CLAIM, AttemptId, Claim, JobId, NodeId, TaskId, ulid_of
+from mesh.core.ids import NO_CLAIM, AttemptId, Claim, JobId, NodeId, TaskId, job_of, ulid_of
 from mesh.core.lattice import (
     FAILED,
     LOST,
@@ -20,6 +20,7 @@ from mesh.core.lattice import (
     Acceptance,
     Attempt,
     Claimed,
+    Deleted,
     Ended,
     Job,
     Lived,
@@ -117,6 +118,11 @@ class Ledger:
         self.meshes: dict[str, bool] = {}
         self.lives: dict[NodeId, Lived] = {}
         self.claim: Claim = NO_CLAIM
+        self.deleted: set[JobId] = set()
+        self._orders = 0  # jobs learnt of so far
+        self._loose: dict[JobId, dict[TaskId, None]] = {}  # tasks that are known through other records alone
+        self._registers_of: dict[JobId, list[tuple[str, str]]] = {}  # keys of a job's and its tasks' registers
+        self._dying: list[list[TaskId]] = []  # of deleted jobs, still in `tasks`
         self._touched: set[TaskId] = set()
 
     def join(self, record: Record) -> bool:
@@ -126,6 +132,8 @@ class Ledger:
     # One method per record type; each is a join of DESIGN's three kinds.
 
     def _join_job(self, job: Job) -> bool:
+        if job.id in self.deleted:
+            return False
         state = self._job(job.id)
         if state.spec is not None and job <= state.spec:
             return False
@@ -133,16 +141,18 @@ class Ledger:
         return True
 
     def _join_task(self, task: Task) -> bool:
-        state = self._task(task.id)
-        if state.spec is not None:
-            if task <= state.spec:
-                return False
-            if task.job == state.spec.job:
-                state.spec = task
-                return True
-            other = self.jobs[state.spec.job]  # the same id in two jobs: one of them has it, everywhere the same one
-            other.tasks.remove(task.id)
-            other.counts[state.state] -= 1
+        if self.is_deleted(task.id):
+            return False
+        state = self.tasks.get(task.id)
+        if state is None:
+            state = self.tasks[task.id] = TaskState()
+        elif state.spec is None:
+            self._no_longer_loose(task.id)
+        elif task <= state.spec:
+            return False
+        else:
+            state.spec = task  # of the same job, as its id says
+            return True
         state.spec = task
         job = self._job(task.job)
         job.tasks.append(task.id)
@@ -151,6 +161,8 @@ class Ledger:
 
     def _join_attempt(self, attempt: Attempt) -> bool:
         state = self._task(attempt.task)
+        if state is None:
+            return False
         known = state.attempts.get(attempt.id)
         if known is not None and attempt <= known:
             return False
@@ -165,6 +177,8 @@ class Ledger:
 
     def _join_acceptance(self, acceptance: Acceptance) -> bool:
         state = self._task(acceptance.task)
+        if state is None:
+            return False
         if state.acceptances is None:
             state.acceptances = {}
         known = state.acceptances.get(acceptance.attempt)
@@ -176,6 +190,8 @@ class Ledger:
 
     def _join_run(self, run: Run) -> bool:
         state = self._task(run.task)
+        if state is None:
+            return False
         if run.run <= state.run and run.cancelled <= state.cancelled:
             return False
         state.run = max(state.run, run.run)
@@ -185,6 +201,8 @@ class Ledger:
 
     def _join_ended(self, ended: Ended) -> bool:
         state = self._task(ended.task)
+        if state is None:
+            return False
         if state.ended is not None and ended <= state.ended:
             return False
         state.ended = ended
@@ -193,13 +211,20 @@ class Ledger:
 
     def _join_register(self, register: Register) -> bool:
         key = (register.scope, register.field)
+        job = _job_of_scope(register.scope)
+        if job in self.deleted:
+            return False
         known = self.registers.get(key)
         if known is not None and register <= known:
             return False
+        if known is None and job:
+            self._registers_of.setdefault(job, []).append(key)
         self.registers[key] = register
         return True
 
     def _join_owner(self, owner: Owner) -> bool:
+        if owner.job in self.deleted:
+            return False
         key = (owner.job, owner.task)
         known = self.owners.get(key)
         if known is not None:
@@ -230,17 +255,70 @@ class Ledger:
         self.lives[lived.node] = lived
         return True
 
+    def _join_deleted(self, deleted: Deleted) -> bool:
+        """Invisible from now on; that of 100,000 tasks takes a second to free, which :meth:`purge` does in slices."""
+        job = deleted.job
+        if job in self.deleted:
+            return False
+        self.deleted.add(job)
+        state = self.jobs.pop(job, None)
+        names = state.tasks if state is not None else []
+        names.extend(self._loose.pop(job, ()))
+        if names:
+            self._dying.append(names)
+        for key in self._registers_of.pop(job, ()):
+            del self.registers[key]
+        for owned in [key for key in self.owners if key[0] == job]:  # few: one for a job, one for each forced task
+            self.owned[ulid_of(self.owners.pop(owned).owner)].discard(owned)
+        return True
+
+    @property
+    def dying(self) -> bool:
+        return bool(self._dying)
+
+    def purge(self, limit: int) -> list[tuple[TaskId, TaskState]]:
+        """Free up to so many tasks of deleted jobs; they are returned, for who keeps anything else of them."""
+        gone: list[tuple[TaskId, TaskState]] = []
+        while self._dying and len(gone) < limit:
+            name = self._dying[-1].pop()
+            if not self._dying[-1]:
+                self._dying.pop()
+            state = self.tasks.pop(name)
+            self._touched.discard(name)
+            for attempt in state.attempts.values():
+                self.open[attempt.node].pop(attempt.id, None)
+            gone.append((name, state))
+        return gone
+
+    def known(self, task: TaskId) -> TaskState | None:
+        """What is known of this task; None: nothing, or its job was deleted."""
+        return None if self.is_deleted(task) else self.tasks.get(task)
+
+    def is_deleted(self, task: TaskId) -> bool:
+        return bool(self.deleted) and job_of(task) in self.deleted
+
     def _job(self, job: JobId) -> JobState:
         state = self.jobs.get(job)
         if state is None:
-            state = self.jobs[job] = JobState(len(self.jobs))
+            state = self.jobs[job] = JobState(self._orders)
+            self._orders += 1
         return state
 
-    def _task(self, task: TaskId) -> TaskState:
+    def _task(self, task: TaskId) -> TaskState | None:
+        """None where its job was deleted, which no record undoes."""
+        if self.is_deleted(task):
+            return None
         state = self.tasks.get(task)
         if state is None:
             state = self.tasks[task] = TaskState()
+            self._loose.setdefault(job_of(task), {})[task] = None
         return state
+
+    def _no_longer_loose(self, task: TaskId) -> None:
+        job = job_of(task)
+        del self._loose[job][task]
+        if not self._loose[job]:
+            del self._loose[job]
 
     def _derive(self, task: TaskId, state: TaskState) -> None:
         self._touched.add(task)
@@ -280,23 +358,27 @@ class Ledger:
 
     def forget_attempts(self, task: TaskId) -> None:
         """Drop a task that is known here only through attempts a leader has acknowledged."""
-        state = self.tasks.get(task)
+        state = self.known(task)
         if state is not None and state.spec is None:
             for attempt in state.attempts.values():
                 self.open.get(attempt.node, {}).pop(attempt.id, None)
             del self.tasks[task]
             self._touched.discard(task)
+            self._no_longer_loose(task)
 
     def records(self) -> Iterator[Record]:
         """Everything, as records that join to an equal ledger. The order is fixed by ids."""
         yield Claimed(self.claim)
         yield from (self.lives[node] for node in sorted(self.lives))
         yield from (Mesh(mesh, self.meshes[mesh]) for mesh in sorted(self.meshes))
+        yield from (Deleted(job) for job in sorted(self.deleted))
         yield from (self.registers[key] for key in sorted(self.registers))
         yield from (self.owners[key] for key in sorted(self.owners))
         yield from (job.spec for _, job in sorted(self.jobs.items()) if job.spec is not None)
         for name in sorted(self.tasks):
             state = self.tasks[name]
+            if self.is_deleted(name):
+                continue
             if state.spec is not None:
                 yield state.spec
             if state.run > 1 or state.cancelled:
@@ -324,6 +406,22 @@ class Ledger:
             assert found == kept, f"open attempts are kept as {kept - found}, records say {found - kept}"
             owned = {(ulid_of(owner.owner), key) for key, owner in self.owners.items()}
             assert owned == {(ulid, key) for ulid, keys in self.owned.items() for key in keys}, "owners by ULID differ"
+            self._check_deleted()
+
+    def _check_deleted(self) -> None:
+        kept = self.deleted & self.jobs.keys()
+        assert not kept, f"jobs {sorted(kept)} were deleted and are still known"
+        dying = {task for names in self._dying for task in names}
+        dead = {task for task in self.tasks if self.is_deleted(task)}
+        assert dead == dying, f"tasks {sorted(dead ^ dying)} of deleted jobs are not about to be freed"
+        scopes = [scope for scope, _ in self.registers if _job_of_scope(scope) in self.deleted]
+        assert not scopes, f"registers of {scopes} are kept, and their jobs were deleted"
+
+
+def _job_of_scope(scope: str) -> JobId:
+    """The job that a register belongs to; empty: none."""
+    kind, _, name = scope.partition("/")
+    return job_of(name) if kind in ("job", "task") else ""
 
 
 _JOINS: dict[type, Callable[[Ledger, Any], bool]] = {
@@ -338,4 +436,5 @@ _JOINS: dict[type, Callable[[Ledger, Any], bool]] = {
     Claimed: Ledger._join_claimed,
     Lived: Ledger._join_lived,
     Owner: Ledger._join_owner,
+    Deleted: Ledger._join_deleted,
 }

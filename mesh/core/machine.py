@@ -23,6 +23,7 @@ from mesh.core.events import (
     AttemptsEnded,
     AttemptsProgressed,
     CancelAsked,
+    DeleteAsked,
     DialFailed,
     DrainAsked,
     Event,
@@ -72,6 +73,8 @@ class Machine:
         for record in records:
             position += 1
             self.ledger.join(record)
+        while self.ledger.dying:
+            self.ledger.purge(params.slice_records)
         self.out = Outbox(me.node, self.ledger, position)
         self.members = Members(me.node, me.address, params, self.out)
         self.copies = Copies(params, self.members, self.out)
@@ -115,6 +118,7 @@ class Machine:
             self.puller.deadline(now),
             self.worker.deadline(),
             self.leader.deadline(),
+            now if self.ledger.dying else None,
             self.copies.deadline(now),
             self.members.next_dial(self._wanted(now)),
             self._drain_until,
@@ -337,6 +341,8 @@ class Machine:
         self._tell_parts(now)
         if self._claim.established and not self._leading and self.ledger.owned:
             owners.hand_over(self.out, self._claim.leader)  # in the step in which we follow: who pulls us then has it
+        if self.ledger.dying:
+            self._purge()
         for _ in range(8):
             self.copies.work(now)
             self.leader.work(now)
@@ -386,6 +392,11 @@ class Machine:
         changed = self.out.absorb(records, cursor)
         if self._leading:
             self.leader.on_records(changed, now)
+
+    def _purge(self) -> None:
+        gone = self.ledger.purge(max(1, self.params.slice_records // 4))  # a task has a few records
+        if self._leading:
+            self.leader.on_purged(gone)
 
     def _drain(self, now: float) -> None:
         assert self._drain_until is not None
@@ -477,5 +488,6 @@ _HANDLERS: dict[type, Callable[[Machine, Any, float], None]] = {
     PriorityAsked: lambda m, e, now: m.leader.on_asked(e, now),
     RetryAsked: lambda m, e, now: m.leader.on_asked(e, now),
     ForgetAsked: lambda m, e, now: m.leader.on_forget(e, now),
+    DeleteAsked: lambda m, e, now: m.leader.on_asked(e, now),
     DrainAsked: Machine._on_drain,
 }

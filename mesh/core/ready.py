@@ -196,6 +196,18 @@ class Ready:
         self._paused.discard(job)
         self._limits.pop(job, None)
 
+    def detach(self, job: JobId) -> None:
+        """The same, at once however many they are; :meth:`forget` each of them in the course of time."""
+        self._classes.pop(job, None)
+        self._last = None
+        self._paused.discard(job)
+        self._limits.pop(job, None)
+
+    def forget(self, task: TaskId) -> None:
+        """A task of a job that was detached."""
+        self._where.pop(task, None)
+        self._waiting.pop(task, None)
+
     def reprioritise(self, job: JobId, priority: int) -> None:
         """Gives a job's tasks another priority, less those with one of their own. O(classes of the job)."""
         for task_id, waiting in self._waiting.items():

@@ -24,6 +24,7 @@ from mesh.core.lattice import (
     TASK_FAILED,
     Acceptance,
     Attempt,
+    Deleted,
     Ended,
     Job,
     Owner,
@@ -91,6 +92,8 @@ class Tasks:
         return ""
 
     def _conflict(self, job: Job, tasks: tuple[Task, ...]) -> str:
+        if job.id in self.ledger.deleted:
+            return f"job {job.id} was deleted; nothing was changed; submit under a new id"
         known = self.ledger.jobs.get(job.id)
         if known is not None and known.spec is not None and known.spec.digest != job.digest:
             return f"job {job.id} exists with other contents; nothing was changed; submit under a new id"
@@ -139,6 +142,22 @@ class Tasks:
         self._register(f"job/{job}", "paused", "1" if paused else "")
         self.ready.pause(job, paused)
 
+    def delete(self, job: JobId) -> None:
+        self.out.record(Deleted(job))
+        self.detach(job)
+
+    def detach(self, job: JobId) -> None:
+        """It was deleted: at once nothing of it is granted, and who watches it should look. :meth:`forget` follows."""
+        self.ready.detach(job)
+        self.fresh.discard(job)
+        self.job_changed(job)
+
+    def forget(self, task: TaskId) -> None:
+        """Of a deleted job: what is kept here, besides its records."""
+        self.ready.forget(task)
+        self._changed.pop(task, None)
+        self._shown_at.pop(task, None)
+
     def job_changed(self, job: JobId) -> None:
         """Somebody who watches this job should look."""
         self.dirty = True
@@ -160,8 +179,10 @@ class Tasks:
     # -- the one decision about a task ------------------------------------------------------------------------------
 
     def consider(self, task: TaskId, now: float) -> None:
-        """Look at a task's records and do what they call for. Idempotent."""
-        state = self.ledger.tasks[task]
+        """Look at a task's records and do what they call for. Idempotent. Of a deleted job nothing is."""
+        state = self.ledger.known(task)
+        if state is None:
+            return
         spec = state.spec
         if spec is None or not (self.everything or spec.job in self.fresh):
             self.ready.remove(task)  # it was, when everything was known; what is being read may say otherwise
@@ -272,6 +293,8 @@ class Tasks:
                 self._jobs_changed[record.id] = None
             elif isinstance(record, Register) and record.scope.startswith("job/"):
                 self._apply_register(record)
+            elif isinstance(record, Deleted):
+                self.detach(record.job)
         for task in tasks:
             self.consider(task, now)
 
@@ -299,6 +322,8 @@ class Tasks:
 
     def _apply_register(self, register: Register) -> None:
         job = register.scope[4:]
+        if job in self.ledger.deleted:
+            return
         self.dirty = True
         if register.field == "paused":
             self.ready.pause(job, bool(register.value))
@@ -321,12 +346,14 @@ class Tasks:
         still = tuple(task for task in tasks if self._shown_at.get(task) == position)
         for task in still:
             del self._shown_at[task]
+        if self.ledger.deleted:
+            still = tuple(task for task in still if not self.ledger.is_deleted(task))
         if still:
             self.out.do(TasksChanged(still))
 
     def check(self) -> None:
         for name, state in self.ledger.tasks.items():
-            if name in self.ready:
+            if name in self.ready and not self.ledger.is_deleted(name):
                 assert state.state not in FINAL, f"{name} is {state.state} and still ready"
                 assert not state.open_attempts(), f"{name} is ready and has an open attempt"
                 assert self.waits(name) is None, f"{name} is ready, but {self.waits(name)}"

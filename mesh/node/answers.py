@@ -104,7 +104,7 @@ class Answers:
         for peer in members.known():
             if target in (peer.node, peer.name):
                 return peer.address, ""
-        state = self.machine.ledger.tasks.get(target)
+        state = self.machine.ledger.known(target)
         if state is None or state.spec is None or not self.machine.leading:
             raise NotFound(f"there is no task or node {target}", "", "see meshctl tasks and meshctl peers")
         if attempt and attempt not in state.attempts:

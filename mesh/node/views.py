@@ -12,7 +12,7 @@ from typing import Any
 
 from mesh.core.copies import ONE
 from mesh.core.errors import NoLeader, NotFound
-from mesh.core.ids import AttemptId, JobId, NodeId, TaskId
+from mesh.core.ids import AttemptId, JobId, NodeId, TaskId, job_of
 from mesh.core.lattice import FAILED, LOST, OFFERED, RELEASED, RUNNING, SUCCEEDED, Attempt, Task
 from mesh.core.leader import OPEN
 from mesh.core.ledger import BROKEN, CANCELLED, DONE, FINAL, STATES, JobState, TaskState
@@ -189,7 +189,7 @@ def _job(machine: Machine, name: JobId) -> JobState:
 
 
 def _task(machine: Machine, name: TaskId) -> TaskState:
-    state = machine.ledger.tasks.get(name)
+    state = machine.ledger.known(name)
     if state is None or state.spec is None:
         raise _unknown(machine, "task", name, "meshctl tasks")
     return state
@@ -197,6 +197,8 @@ def _task(machine: Machine, name: TaskId) -> TaskState:
 
 def _unknown(machine: Machine, what: str, name: str, hint: str) -> NotFound | NoLeader:
     """A leader must not deny that an id exists while there are journals that it has not read."""
+    if machine.ledger.is_deleted(name):
+        return NotFound(f"there is no {what} {name}", f"job {job_of(name)} was deleted", f"see {hint}")
     why = machine.leader.why_unknown(machine.now) if machine.leading else ""
     if why:
         return NoLeader(f"{what} {name} is not known here", why, "try again")
@@ -253,7 +255,7 @@ def ended(machine: Machine, name: JobId) -> list[TaskId]:
 
 def result(machine: Machine, job_id: JobId, name: TaskId) -> tuple[Any, ...] | None:
     """The fields of :class:`mesh.wire.client.TaskResult`; None where it is another job's or has not ended."""
-    state = machine.ledger.tasks.get(name)
+    state = machine.ledger.known(name)
     if state is None or state.spec is None or state.spec.job != job_id or state.state not in FINAL:
         return None
     attempt = _accepted(state) if state.state == DONE else _last(state)
@@ -271,7 +273,7 @@ def result(machine: Machine, job_id: JobId, name: TaskId) -> tuple[Any, ...] | N
 def tasks(machine: Machine, job_id: str, wanted: str) -> list[Document]:
     """Of one job, or of all (``job_id`` empty); in one state, or in any."""
     ledger = machine.ledger
-    names = _job(machine, job_id).tasks if job_id else [n for n in ledger.tasks if ledger.tasks[n].spec is not None]
+    names = _job(machine, job_id).tasks if job_id else [n for job in ledger.jobs.values() for n in job.tasks]
     ordered = sorted(names, key=lambda name: (_spec(ledger.tasks[name]).job, _spec(ledger.tasks[name]).index, name))
     return [task(machine, name) for name in ordered if not wanted or ledger.tasks[name].state == wanted]
 

@@ -21,9 +21,18 @@ from google.protobuf.message import DecodeError
 
 from mesh.core import errors
 from mesh.core.effects import Answer
-from mesh.core.errors import InvalidSpec, MeshError, NoLeader, QuotaExceeded
-from mesh.core.events import CancelAsked, Event, ForgetAsked, PauseAsked, PriorityAsked, RetryAsked, Submitted
-from mesh.core.ids import AttemptId, JobId, TaskId
+from mesh.core.errors import InvalidSpec, MeshError, NoLeader, NotFound, QuotaExceeded
+from mesh.core.events import (
+    CancelAsked,
+    DeleteAsked,
+    Event,
+    ForgetAsked,
+    PauseAsked,
+    PriorityAsked,
+    RetryAsked,
+    Submitted,
+)
+from mesh.core.ids import AttemptId, JobId, TaskId, misnamed
 from mesh.shell.server_watch import Results, Watcher
 from mesh.v1 import client_pb2 as pb
 from mesh.wire.client import decode_submit, encode_watched
@@ -102,6 +111,7 @@ class Server:
             "Retry": self._target(lambda call, m: RetryAsked(call, m.id, m.force), pb.RetryRequest),
             "Forget": self._target(lambda call, m: ForgetAsked(call, m.id), pb.Target),
             "Priority": self._target(lambda call, m: PriorityAsked(call, m.target, m.priority), pb.PriorityRequest),
+            "Delete": self._target(lambda call, m: DeleteAsked(call, m.id), pb.Target),
             "Peers": self._document("Peers", pb.Nothing),
             "Jobs": self._document("Jobs", pb.Nothing),
             "Job": self._document("Job", pb.Target, "id"),
@@ -239,6 +249,8 @@ class Server:
         message = pb.SubmitRequest.FromString(request)
         job, tasks = decode_submit(message)
         for task in tasks:
+            if problem := misnamed(job.id, task.id):
+                raise InvalidSpec(f"nothing was submitted; {problem}; submit it under other ids")
             if len(task.payload) > PAYLOAD_LIMIT:
                 raise QuotaExceeded(
                     f"task {task.id} is too large",
@@ -265,7 +277,11 @@ class Server:
     def _document(self, name: str, message: Any, *fields: str) -> Callable[[bytes], Awaitable[bytes]]:
         async def document(request: bytes) -> bytes:
             asked = message.FromString(request)
-            found = self._mind.document(name, *(getattr(asked, field) for field in fields))
+            try:
+                found = self._mind.document(name, *(getattr(asked, field) for field in fields))
+            except NotFound:
+                await self._shown()  # that it was deleted, too
+                raise
             if name != "Status":  # a node whose disk hangs must still be able to say so
                 await self._shown()
             if isinstance(found, list) and len(found) > LARGE:

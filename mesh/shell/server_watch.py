@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple, Protocol
 
-from mesh.core.errors import NoLeader
+from mesh.core.errors import NoLeader, NotFound
 from mesh.core.ids import JobId, TaskId
 from mesh.wire.client import JobCounts, TaskResult, Watched
 
@@ -76,7 +76,7 @@ class Watcher:
             if results:
                 yield Watched(tuple(results), standing.counts, standing.state, False)
             if not self._changed:
-                fresh = self._results.standing(self.job)
+                fresh = await self._standing()
                 closing = fresh.done and not fresh.open_ended
                 if closing or self._clock() >= tell_at:
                     await self._shown()
@@ -89,6 +89,13 @@ class Watcher:
                     tell_at = self._clock() + STANDING_EVERY
                 await self._rest(None if fresh == told else tell_at - self._clock())
         raise NoLeader("the leader of this mesh changed", "its tasks go on", "watch again")
+
+    async def _standing(self) -> Standing:
+        try:
+            return self._results.standing(self.job)
+        except NotFound:
+            await self._shown()  # that it was deleted, too
+            raise
 
     async def _rest(self, timeout: float | None) -> None:
         """Until something changed, or it is time to tell how the job stands."""

@@ -74,6 +74,11 @@ class ClientStub:
                 request_serializer=mesh_dot_v1_dot_client__pb2.PriorityRequest.SerializeToString,
                 response_deserializer=mesh_dot_v1_dot_client__pb2.Done.FromString,
                 _registered_method=True)
+        self.Delete = channel.unary_unary(
+                '/mesh.v1.Client/Delete',
+                request_serializer=mesh_dot_v1_dot_client__pb2.Target.SerializeToString,
+                response_deserializer=mesh_dot_v1_dot_client__pb2.Done.FromString,
+                _registered_method=True)
         self.Peers = channel.unary_unary(
                 '/mesh.v1.Client/Peers',
                 request_serializer=mesh_dot_v1_dot_client__pb2.Nothing.SerializeToString,
@@ -170,6 +175,13 @@ class ClientServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Delete(self, request, context):
+        """A job that has ended, with all its tasks; for good.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Peers(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -259,6 +271,11 @@ def add_ClientServicer_to_server(servicer, server):
             'Priority': grpc.unary_unary_rpc_method_handler(
                     servicer.Priority,
                     request_deserializer=mesh_dot_v1_dot_client__pb2.PriorityRequest.FromString,
+                    response_serializer=mesh_dot_v1_dot_client__pb2.Done.SerializeToString,
+            ),
+            'Delete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Delete,
+                    request_deserializer=mesh_dot_v1_dot_client__pb2.Target.FromString,
                     response_serializer=mesh_dot_v1_dot_client__pb2.Done.SerializeToString,
             ),
             'Peers': grpc.unary_unary_rpc_method_handler(
@@ -517,6 +534,33 @@ class Client:
             target,
             '/mesh.v1.Client/Priority',
             mesh_dot_v1_dot_client__pb2.PriorityRequest.SerializeToString,
+            mesh_dot_v1_dot_client__pb2.Done.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Delete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.v1.Client/Delete',
+            mesh_dot_v1_dot_client__pb2.Target.SerializeToString,
             mesh_dot_v1_dot_client__pb2.Done.FromString,
             options,
             channel_credentials,

@@ -246,8 +246,14 @@ class Owner(_message.Message):
     owner: str
     def __init__(self, job: _Optional[str] = ..., task: _Optional[str] = ..., handovers: _Optional[int] = ..., owner: _Optional[str] = ...) -> None: ...
 
+class Deleted(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    def __init__(self, job: _Optional[str] = ...) -> None: ...
+
 class Record(_message.Message):
-    __slots__ = ("job", "task", "attempt", "acceptance", "run", "ended", "register", "mesh", "claimed", "lived", "owner")
+    __slots__ = ("job", "task", "attempt", "acceptance", "run", "ended", "register", "mesh", "claimed", "lived", "owner", "deleted")
     JOB_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -259,6 +265,7 @@ class Record(_message.Message):
     CLAIMED_FIELD_NUMBER: _ClassVar[int]
     LIVED_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
+    DELETED_FIELD_NUMBER: _ClassVar[int]
     job: Job
     task: Task
     attempt: Attempt
@@ -270,7 +277,8 @@ class Record(_message.Message):
     claimed: Claimed
     lived: Lived
     owner: Owner
-    def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., attempt: _Optional[_Union[Attempt, _Mapping]] = ..., acceptance: _Optional[_Union[Acceptance, _Mapping]] = ..., run: _Optional[_Union[Run, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ..., register: _Optional[_Union[Register, _Mapping]] = ..., mesh: _Optional[_Union[Mesh, _Mapping]] = ..., claimed: _Optional[_Union[Claimed, _Mapping]] = ..., lived: _Optional[_Union[Lived, _Mapping]] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ...) -> None: ...
+    deleted: Deleted
+    def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., attempt: _Optional[_Union[Attempt, _Mapping]] = ..., acceptance: _Optional[_Union[Acceptance, _Mapping]] = ..., run: _Optional[_Union[Run, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ..., register: _Optional[_Union[Register, _Mapping]] = ..., mesh: _Optional[_Union[Mesh, _Mapping]] = ..., claimed: _Optional[_Union[Claimed, _Mapping]] = ..., lived: _Optional[_Union[Lived, _Mapping]] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., deleted: _Optional[_Union[Deleted, _Mapping]] = ...) -> None: ...
 
 class RecordBatch(_message.Message):
     __slots__ = ("records",)

@@ -17,6 +17,7 @@ from mesh.core.lattice import (
     Acceptance,
     Attempt,
     Claimed,
+    Deleted,
     Ended,
     Job,
     Lived,
@@ -269,6 +270,14 @@ def _get_owner(m: pb.Owner) -> Owner:
     return Owner(intern(m.job), m.task, m.handovers, intern(m.owner))
 
 
+def _put_deleted(message: pb.Deleted, deleted: Deleted) -> None:
+    message.job = deleted.job
+
+
+def _get_deleted(m: pb.Deleted) -> Deleted:
+    return Deleted(m.job)
+
+
 _ENCODERS: dict[type[Record], Callable[[pb.Record, Any], None]] = {
     Job: lambda out, record: put_job(out.job, record),
     Task: lambda out, record: put_task(out.task, record),
@@ -281,6 +290,7 @@ _ENCODERS: dict[type[Record], Callable[[pb.Record, Any], None]] = {
     Claimed: lambda out, record: _put_claimed(out.claimed, record),
     Lived: lambda out, record: _put_lived(out.lived, record),
     Owner: lambda out, record: _put_owner(out.owner, record),
+    Deleted: lambda out, record: _put_deleted(out.deleted, record),
 }
 
 _DECODERS: dict[str, Callable[[Any], Record]] = {
@@ -295,4 +305,5 @@ _DECODERS: dict[str, Callable[[Any], Record]] = {
     "claimed": _get_claimed,
     "lived": _get_lived,
     "owner": _get_owner,
+    "deleted": _get_deleted,
 }

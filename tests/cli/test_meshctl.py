@@ -258,6 +258,22 @@ def test_changing_jobs_and_tasks(meshctl: Meshctl, sweep: Path) -> None:
     assert meshctl("priority", job, "11").code == 2
 
 
+def test_delete(meshctl: Meshctl, sweep: Path) -> None:
+    meshctl.fake.holding = True
+    job = meshctl("submit", str(sweep), "-o", "json").json["job"]
+    refused = meshctl("delete", job)
+    assert (refused.code, refused.out) == (1, "")
+    assert "have not ended" in refused.err
+    meshctl.fake.run_held()
+    ran = meshctl("delete", job, "--checkpoints")
+    assert ran.code == 2
+    assert ran.err.startswith("meshctl: 'delete --checkpoints' is not built yet; ")
+    assert meshctl("delete", job).out == f"deleted {job} with 4 tasks\n"
+    assert meshctl("job", job).code == 1
+    other = meshctl("submit", str(sweep), "-o", "json").json["job"]
+    assert meshctl("delete", other, "-o", "json").json == {"id": other, "tasks": 4}
+
+
 def test_what_there_is_nothing_to_do_for_is_said(meshctl: Meshctl, sweep: Path) -> None:
     job = meshctl("submit", str(sweep), "-o", "json").json["job"]
     assert meshctl("cancel", job).out == f"nothing was cancelled: all of {job} had ended\n"

@@ -197,6 +197,19 @@ class FakeMesh(services.ClientServicer):
             self._changed.notify_all()
         return pb.Done(count=len(stopped))
 
+    def Delete(self, request: pb.Target, context: grpc.ServicerContext) -> pb.Done:
+        self._enter("Delete", context)
+        with self._changed:
+            job = self._job(request.id, context)
+            mine = [task for task in self.tasks.values() if task.job == job.id]
+            if any(task.id not in self.ended for task in mine):
+                self._abort(context, Conflict(f"job {job.id} cannot be deleted; some of its tasks have not ended"))
+            for task in mine:
+                del self.tasks[task.id], self.ended[task.id]
+            del self.jobs[job.id]
+            self._changed.notify_all()
+        return pb.Done(count=len(mine))
+
     def Pause(self, request: pb.PauseRequest, context: grpc.ServicerContext) -> pb.Done:
         self._enter("Pause", context)
         self.paused[self._job(request.job, context).id] = request.paused

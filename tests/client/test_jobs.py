@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mesh import AsyncMeshClient, InvalidSpec, MeshClient, MeshTimeout, NotBuilt, NotFound, TaskCancelled
+from mesh.core.errors import Conflict
 from mesh.core.work import Work
 from tests.client.fake_server import NODE, FakeMesh
 
@@ -132,6 +133,18 @@ def test_pause_resume_retry_priority(client: MeshClient, mesh: FakeMesh, sweep: 
     assert job.wait(10)["state"] == "succeeded"
     assert job.retry(force=True) == 0
     assert mesh.forced == [False, True]
+
+
+def test_delete(client: MeshClient, mesh: FakeMesh, sweep: Path) -> None:
+    mesh.holding = True
+    job = client.submit_sweep(sweep)
+    with pytest.raises(Conflict, match="have not ended"):
+        job.delete()
+    mesh.run_held()
+    job.wait(10)
+    assert job.delete() == 6
+    with pytest.raises(NotFound):
+        job.status()
 
 
 def test_a_job_without_a_best_says_why(client: MeshClient, sweep: Path) -> None:

@@ -20,6 +20,7 @@ from mesh.core.lattice import (
     Acceptance,
     Attempt,
     Claimed,
+    Deleted,
     Ended,
     Job,
     Lived,
@@ -84,6 +85,8 @@ def record(what: Record) -> str:
             return f"claim {claim(what.claim)}"
         case Lived():
             return f"life {what.life}"
+        case Deleted():
+            return f"{what.job} deleted"
 
 
 def bid(what: say.Bid | None) -> str:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.core.ids import NO_CLAIM, Claim
+from mesh.core.ids import NO_CLAIM, Claim, job_of
 from mesh.core.lattice import (
     FAILED,
     LOST,
@@ -26,6 +26,7 @@ from mesh.core.lattice import (
     Acceptance,
     Attempt,
     Claimed,
+    Deleted,
     Ended,
     Job,
     Lived,
@@ -53,7 +54,7 @@ CLAIMS = tuple(
     for node in NODES
     for life in LIVES
 )
-TASKS = ("t1", "t2", "t3")
+TASKS = ("j1.t1", "j1.t2", "j2.t3")
 # An attempt's id is minted once, for one task and one node; all else about it may be told in any way.
 MINTED = tuple((task, f"1.a.l.{task}{number}", node) for task in TASKS for number, node in enumerate(NODES))
 SHAPES = (
@@ -76,7 +77,10 @@ def strategies(names: tuple[str, ...]) -> dict[type, st.SearchStrategy[Record]]:
     minted = st.sampled_from([each for each in MINTED if each[0] in names])
     return {
         Job: st.builds(Job, id=jobs, digest=words, name=words, priority=small),
-        Task: st.builds(Task, tasks, jobs, small, words, st.sampled_from(SHAPES), st.sampled_from((b"", b"p"))),
+        Task: st.builds(
+            lambda name, *rest: Task(name, job_of(name), *rest),
+            tasks, small, words, st.sampled_from(SHAPES), st.sampled_from((b"", b"p")),
+        ),
         Attempt: st.builds(
             lambda which, ended, declared, phase, run, what: Attempt(
                 which[0], which[1], ended, declared, phase, run, which[2], what
@@ -89,17 +93,18 @@ def strategies(names: tuple[str, ...]) -> dict[type, st.SearchStrategy[Record]]:
         Run: st.builds(Run, tasks, small, small),
         Ended: st.builds(Ended, tasks, st.integers(1, 3), st.sampled_from((TASK_FAILED, TASK_CANCELLED)), words, words),
         Register: st.builds(
-            Register, st.sampled_from(("job/j1", "task/t1")), st.sampled_from(("x", "paused")), small, nodes, words
+            Register, st.sampled_from(("job/j1", "task/j1.t1")), st.sampled_from(("x", "paused")), small, nodes, words
         ),
         Mesh: st.builds(Mesh, st.sampled_from(("m1", "m2", "m3")), st.booleans()),
         Claimed: st.builds(Claimed, st.sampled_from((*CLAIMS, NO_CLAIM))),
         Lived: st.builds(Lived, nodes, small, st.sampled_from(LIVES)),
         Owner: st.builds(Owner, jobs, st.sampled_from(("", *names)), small, nodes),
+        Deleted: st.builds(Deleted, jobs),
     }  # fmt: skip
 
 
-RECORDS, OF_ONE_TASK = strategies(TASKS), strategies(("t1",))
-MINTED_FIELDS = {Attempt: ("task", "id", "node"), Acceptance: ("task", "attempt")}
+RECORDS, OF_ONE_TASK = strategies(TASKS), strategies(("j1.t1",))
+MINTED_FIELDS = {Attempt: ("task", "id", "node"), Acceptance: ("task", "attempt"), Task: ("id", "job")}
 
 
 @st.composite
@@ -119,7 +124,7 @@ def shuffled(history: st.SearchStrategy[list[Record]]) -> st.SearchStrategy[tupl
 histories = st.one_of(
     st.lists(st.one_of(list(RECORDS.values())), max_size=14),
     st.sampled_from(list(RECORDS)).flatmap(lambda kind: st.lists(RECORDS[kind], max_size=10)),
-    st.lists(st.one_of([OF_ONE_TASK[kind] for kind in (Task, Attempt, Acceptance, Run, Ended)]), max_size=10),
+    st.lists(st.one_of([OF_ONE_TASK[kind] for kind in (Task, Attempt, Acceptance, Run, Ended, Deleted)]), max_size=10),
     near(),
 )
 
@@ -133,6 +138,10 @@ def joined(records: Iterable[Record]) -> Ledger:
 
 def state_of(ledger: Ledger) -> object:
     """All records, and all that is derived from them. The order in which jobs were learnt of is this node's own."""
+    ledger.check(whole=True)
+    records = list(ledger.records())
+    while ledger.dying:
+        ledger.purge(1)
     tasks = {
         name: (state.state, state.accepted(), state.success(), state.failures(), state.losses(), state.open_attempts())
         for name, state in sorted(ledger.tasks.items())
@@ -144,7 +153,8 @@ def state_of(ledger: Ledger) -> object:
         name: (sorted(job.tasks), job.counts, job.final()) for name, job in sorted(ledger.jobs.items()) if job.tasks
     }
     ledger.check(whole=True)
-    return list(ledger.records()), tasks, counts, ledger.mesh_ids(), ledger.mature()
+    assert list(ledger.records()) == records, "what was freed was shown"
+    return records, tasks, counts, ledger.mesh_ids(), ledger.mature()
 
 
 # -- the laws --------------------------------------------------------------------------------------------------------
@@ -241,7 +251,7 @@ def test_every_record_type_is_drawn_and_joined() -> None:
 
 # -- what wins -------------------------------------------------------------------------------------------------------
 
-OPEN = Attempt("t1", "1.a.l.1", False, 0, OFFERED, 1, "50-A")
+OPEN = Attempt("j1.t1", "1.a.l.1", False, 0, OFFERED, 1, "50-A")
 HIGHER_ID = Claim(True, 1, "50-B", "l")
 SUCCESS_1 = OPEN._replace(ended=True, phase=SUCCEEDED, outcome=Outcome(digest="d1"))
 
@@ -260,11 +270,11 @@ SUCCESS_1 = OPEN._replace(ended=True, phase=SUCCEEDED, outcome=Outcome(digest="d
         (Register("job/j", "priority", 1, "50-B", "z"), Register("job/j", "priority", 2, "50-A", "a")),
         (Register("job/j", "priority", 1, "50-A", "z"), Register("job/j", "priority", 1, "50-B", "a")),
         (Register("job/j", "priority", 1, "50-A", "a"), Register("job/j", "priority", 1, "50-A", "b")),
-        (Ended("t1", 1, TASK_CANCELLED), Ended("t1", 2, TASK_FAILED)),
-        (Ended("t1", 1, TASK_FAILED, "x"), Ended("t1", 1, TASK_CANCELLED)),
-        (Acceptance("t1", "x", CLAIMS[0], "9"), Acceptance("t1", "x", CLAIMS[0]._replace(established=True), "1")),
-        (Acceptance("t1", "x", CLAIMS[0], "1"), Acceptance("t1", "x", CLAIMS[0], "2")),
-        (Acceptance("t1", "x", HIGHER_ID, "2"), Acceptance("t1", "x", HIGHER_ID._replace(leader="50-A"), "1")),
+        (Ended("j1.t1", 1, TASK_CANCELLED), Ended("j1.t1", 2, TASK_FAILED)),
+        (Ended("j1.t1", 1, TASK_FAILED, "x"), Ended("j1.t1", 1, TASK_CANCELLED)),
+        (Acceptance("j1.t1", "x", CLAIMS[0], "9"), Acceptance("j1.t1", "x", CLAIMS[0]._replace(established=True), "1")),
+        (Acceptance("j1.t1", "x", CLAIMS[0], "1"), Acceptance("j1.t1", "x", CLAIMS[0], "2")),
+        (Acceptance("j1.t1", "x", HIGHER_ID, "2"), Acceptance("j1.t1", "x", HIGHER_ID._replace(leader="50-A"), "1")),
         (Mesh("m", False), Mesh("m", True)),
         (Claimed(Claim(False, 9, "50-A", "l")), Claimed(Claim(True, 1, "50-B", "l"))),
         (Claimed(Claim(True, 1, "50-AB", "l")), Claimed(Claim(True, 1, "50-A", "l"))),
@@ -278,27 +288,69 @@ def test_what_wins_in_either_order(loses: Record, wins: Record) -> None:
 
 
 def test_run_and_cancelled_are_two_maxima() -> None:
-    one, other = Run("t1", 3, 1), Run("t1", 2, 2)
-    assert Run("t1", 3, 2) in list(joined([one, other]).records())
-    assert Run("t1", 3, 2) in list(joined([other, one]).records())
+    one, other = Run("j1.t1", 3, 1), Run("j1.t1", 2, 2)
+    assert Run("j1.t1", 3, 2) in list(joined([one, other]).records())
+    assert Run("j1.t1", 3, 2) in list(joined([other, one]).records())
 
 
-def test_a_task_that_two_clients_gave_to_different_jobs_is_counted_in_one() -> None:
-    first, second = Task("t1", "j1", 0, "d", Shape(), b""), Task("t1", "j2", 0, "d", Shape(), b"")
-    for order in ([first, second], [second, first]):
-        ledger = joined([*order, OPEN._replace(phase=RUNNING)])
+def test_what_was_deleted_stays_so_in_either_order() -> None:
+    """A journal of a node that slept through it, a late result, a repeated submission: nothing brings it back."""
+    gone: list[Record] = [
+        Job("j1", "d"),
+        TASK,
+        SUCCESS,
+        ACCEPTED,
+        Run("j1.t1", 2, 1),
+        FAILURE,
+        Register("job/j1", "priority", 1, "50-A", "9"),
+        Register("task/j1.t1", "priority", 1, "50-A", "9"),
+        RUNS._replace(task="j1.t2", id="other"),  # of a task that is known by it alone
+    ]
+    others = [Job("j10", "d"), TASK._replace(id="j10.t1", job="j10"), Register("job/j10", "paused", 1, "50-A", "1")]
+    for at in range(len(gone) + 1):
+        ledger = joined([*gone[:at], *others, Deleted("j1"), *gone[at:]])
         ledger.check(whole=True)
-        assert {name: job.tasks for name, job in ledger.jobs.items() if job.tasks} == {"j2": ["t1"]}
-        assert ledger.jobs["j2"].counts[ACTIVE] == 1
+        assert list(ledger.records()) == list(joined([*others, Deleted("j1")]).records())
+        assert not [record for record in gone if ledger.join(record)]
+        while ledger.dying:
+            ledger.purge(1)
+        ledger.check(whole=True)
+        assert (list(ledger.jobs), list(ledger.tasks)) == (["j10"], ["j10.t1"])
+        assert not any(ledger.open.values())
+
+
+def test_a_deleted_job_is_gone_at_once_and_freed_in_slices() -> None:
+    tasks = [Task(f"j1.{n}", "j1", n, "d", Shape(), b"") for n in range(5)]
+    ledger = joined([Job("j1", "d"), *tasks, RUNS._replace(task="j1.3"), Deleted("j1")])
+    assert "j1" not in ledger.jobs
+    assert ledger.known("j1.3") is None
+    assert Deleted("j1") in list(ledger.records())
+    assert len(ledger.tasks) == 5
+    freed = []
+    while ledger.dying:
+        freed.append(ledger.purge(2))
+        ledger.check(whole=True)
+    assert [len(part) for part in freed] == [2, 2, 1]
+    assert {name for part in freed for name, _ in part} == {task.id for task in tasks}
+    assert not ledger.tasks
+
+
+def test_who_holds_only_attempts_of_a_deleted_job_forgets_them_once() -> None:
+    ledger = joined([SUCCESS])
+    ledger.forget_attempts("j1.t1")
+    assert ledger.join(SUCCESS)
+    assert ledger.join(Deleted("j1"))
+    ledger.forget_attempts("j1.t1")
+    assert ledger.purge(10)[0][0] == "j1.t1"
 
 
 # -- what is derived ---------------------------------------------------------------------------------------------------
 
-TASK = Task("t1", "j1", 0, "d", Shape(), b"")
+TASK = Task("j1.t1", "j1", 0, "d", Shape(), b"")
 RUNS = OPEN._replace(phase=RUNNING)
 SUCCESS = OPEN._replace(ended=True, phase=SUCCEEDED, outcome=Outcome(digest="d"))
-ACCEPTED = Acceptance("t1", OPEN.id, CLAIMS[0], "d")
-CANCEL, FAILURE = Run("t1", 1, 1), Ended("t1", 1, TASK_FAILED)
+ACCEPTED = Acceptance("j1.t1", OPEN.id, CLAIMS[0], "d")
+CANCEL, FAILURE = Run("j1.t1", 1, 1), Ended("j1.t1", 1, TASK_FAILED)
 
 
 @pytest.mark.parametrize(
@@ -313,20 +365,20 @@ CANCEL, FAILURE = Run("t1", 1, 1), Ended("t1", 1, TASK_FAILED)
         ([RUNS, FAILURE], BROKEN),
         ([RUNS, CANCEL], CANCELLED),
         ([FAILURE, CANCEL], CANCELLED),
-        ([Ended("t1", 1, TASK_CANCELLED)], CANCELLED),
+        ([Ended("j1.t1", 1, TASK_CANCELLED)], CANCELLED),
         ([ACCEPTED, CANCEL, FAILURE], DONE),
         ([ACCEPTED], DONE),  # its attempt may come later
-        ([FAILURE, CANCEL, Run("t1", 2, 1)], PENDING),  # retried by hand
-        ([FAILURE, CANCEL, Run("t1", 2, 1), RUNS._replace(id="x", run=2)], ACTIVE),
-        ([ACCEPTED, Run("t1", 2, 0)], DONE),
-        ([Ended("t1", 2, TASK_FAILED), Run("t1", 2, 1)], BROKEN),
+        ([FAILURE, CANCEL, Run("j1.t1", 2, 1)], PENDING),  # retried by hand
+        ([FAILURE, CANCEL, Run("j1.t1", 2, 1), RUNS._replace(id="x", run=2)], ACTIVE),
+        ([ACCEPTED, Run("j1.t1", 2, 0)], DONE),
+        ([Ended("j1.t1", 2, TASK_FAILED), Run("j1.t1", 2, 1)], BROKEN),
     ],
 )
 def test_state_is_accepted_then_cancelled_then_failed_then_open(records: list[Record], state: str) -> None:
     for order in ([TASK, *records], [*reversed(records), TASK]):
         ledger = joined(order)
         ledger.check(whole=True)
-        assert ledger.tasks["t1"].state == state
+        assert ledger.tasks["j1.t1"].state == state
         assert ledger.jobs["j1"].counts == {**dict.fromkeys(ledger.jobs["j1"].counts, 0), state: 1}
 
 
@@ -338,19 +390,19 @@ def test_failures_and_losses_count_per_run_and_releases_never() -> None:
             OPEN._replace(id="3", ended=True, phase=RELEASED, run=2),
             OPEN._replace(id="4", phase=LOST, run=2),
             OPEN._replace(id="5", phase=LOST, run=1),
-            Run("t1", 2, 0),
+            Run("j1.t1", 2, 0),
         ]
     )
-    state = ledger.tasks["t1"]
+    state = ledger.tasks["j1.t1"]
     assert (state.failures(), state.losses()) == (1, 1)
     assert state.open_attempts() == []
 
 
 def test_the_current_acceptance_is_of_the_highest_claim_then_of_the_lowest_attempt() -> None:
     low, high = Claim(True, 1, "50-A", "l"), Claim(True, 2, "50-B", "l")
-    superseded = Acceptance("t1", "0", low, "d0")
-    ledger = joined([superseded, Acceptance("t1", "2", high, "d2"), Acceptance("t1", "1", high, "d1")])
-    assert ledger.tasks["t1"].accepted() == Acceptance("t1", "1", high, "d1")
+    superseded = Acceptance("j1.t1", "0", low, "d0")
+    ledger = joined([superseded, Acceptance("j1.t1", "2", high, "d2"), Acceptance("j1.t1", "1", high, "d1")])
+    assert ledger.tasks["j1.t1"].accepted() == Acceptance("j1.t1", "1", high, "d1")
     assert superseded in list(ledger.records()), "what was superseded is kept"
 
 
@@ -371,10 +423,10 @@ def test_a_mesh_answers_to_all_ids_and_its_own_is_the_lowest_mature_one() -> Non
 
 def test_attempts_whose_task_is_unknown_are_forgotten_and_others_never() -> None:
     ledger = joined([RUNS])
-    ledger.forget_attempts("t1")
+    ledger.forget_attempts("j1.t1")
     assert list(ledger.records()) == list(Ledger().records())
     ledger = joined([TASK, RUNS])
-    ledger.forget_attempts("t1")
+    ledger.forget_attempts("j1.t1")
     assert RUNS in list(ledger.records())
 
 

@@ -212,6 +212,19 @@ def test_an_unknown_id_is_denied_only_when_every_journal_was_read() -> None:
         views.job(node.machine, "nope")
 
 
+def test_a_deleted_job_is_denied_and_in_no_list() -> None:
+    node = Node()
+    node.submit(1)
+    node.end()
+    node.step(ev.DeleteAsked(2, "j"))
+    for question in (lambda: views.job(node.machine, "j"), lambda: views.task(node.machine, "j.0")):
+        with pytest.raises(NotFound, match="job j was deleted"):
+            question()
+    assert views.jobs(node.machine) == views.tasks(node.machine, "", "") == []
+    assert views.status(node.machine, node.now)["jobs"] == 0
+    assert views.result(node.machine, "j", "j.0") is None
+
+
 def test_results_of_another_job_and_of_open_tasks_are_not_given() -> None:
     node = Node()
     node.submit(2)

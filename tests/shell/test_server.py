@@ -152,7 +152,7 @@ async def failure(call: Any) -> tuple[str, grpc.StatusCode, str]:
 
 
 def submission(size: int = 3) -> pb.SubmitRequest:
-    return encode_submit(JOB, [Task("t1", "j1", 0, "d", Shape(), b"x" * size)])
+    return encode_submit(JOB, [Task("j1.t1", "j1", 0, "d", Shape(), b"x" * size)])
 
 
 def result(name: str, size: int = 1) -> TaskResult:
@@ -187,7 +187,7 @@ async def test_submission_is_stepped_and_answered(node: Node) -> None:
     node.world.answer = lambda event: fx.Answer(event.call, count=1, durable_on=("50-A", "50-B"))
     reply = await node.stub.Submit(submission())
     assert (reply.count, list(reply.durable_on)) == (1, ["50-A", "50-B"])
-    assert node.world.asked == [ev.Submitted(7, JOB, (Task("t1", "j1", 0, "d", Shape(), b"xxx"),))]
+    assert node.world.asked == [ev.Submitted(7, JOB, (Task("j1.t1", "j1", 0, "d", Shape(), b"xxx"),))]
 
 
 async def test_refusal_of_the_machine_reaches_the_caller_by_name(node: Node) -> None:
@@ -201,10 +201,21 @@ async def test_refusal_of_the_machine_reaches_the_caller_by_name(node: Node) -> 
     )
 
 
+@pytest.mark.parametrize(("job", "name"), [("j1", "t1"), ("j1", "j1."), ("j1", "j10.1"), ("j.1", "j.1.1")])
+async def test_a_task_that_is_not_named_after_its_job_is_refused(node: Node, job: str, name: str) -> None:
+    """Of a deleted job's records some name only the task."""
+    request = encode_submit(JOB._replace(id=job), [Task(name, job, 0, "d", Shape(), b"")])
+    kind, _, text = await failure(node.stub.Submit(request))
+    assert kind == "InvalidSpec"
+    assert text.startswith("nothing was submitted; a ")
+    assert text.endswith("is not; submit it under other ids") or "has no dot" in text
+    assert not node.world.asked
+
+
 async def test_too_large_a_task_is_refused(node: Node) -> None:
     name, code, text = await failure(node.stub.Submit(submission(PAYLOAD_LIMIT + 1)))
     assert (name, code) == ("QuotaExceeded", grpc.StatusCode.RESOURCE_EXHAUSTED)
-    assert "task t1 is too large" in text
+    assert "task j1.t1 is too large" in text
     assert node.world.asked == []
 
 
@@ -257,6 +268,7 @@ async def test_a_submitter_that_leaves_is_no_defect(node: Node, caplog: pytest.L
         ("Retry", pb.Target(id="j1"), ev.RetryAsked(7, "j1")),  # of an older client
         ("Retry", pb.RetryRequest(id="j1", force=True), ev.RetryAsked(7, "j1", True)),
         ("Priority", pb.PriorityRequest(target="t1", priority=9), ev.PriorityAsked(7, "t1", 9)),
+        ("Delete", pb.Target(id="j1"), ev.DeleteAsked(7, "j1")),
     ],
 )
 async def test_control_calls_are_events(node: Node, method: str, request_: Any, event: ev.Event) -> None:
@@ -420,6 +432,24 @@ async def test_watch_tells_what_ended_before_it_and_after(node: Node) -> None:
     assert watch.ids == ["t1", "t2", "t3"]
     assert await watch.call.read() is grpc.aio.EOF
     assert not node.service._watchers
+
+
+async def test_who_watches_a_job_that_is_deleted_hears_so_when_that_is_on_disk(node: Node) -> None:
+    node.world.total = 3
+    watch = Watch(node)
+    await watch.next()
+
+    def gone(job: str) -> Standing:
+        raise NotFound(f"there is no job {job}", f"job {job} was deleted")
+
+    node.world.disk.clear()
+    node.world.standing = gone  # type: ignore[method-assign]
+    node.service.jobs_changed(("j1",))
+    reading = asyncio.ensure_future(failure(watch.call))
+    await asyncio.wait({reading}, timeout=3 * STANDING_EVERY)
+    assert not reading.done()
+    node.world.disk.set()
+    assert (await reading)[::2] == ("NotFound", "there is no job j1; job j1 was deleted")
 
 
 async def test_many_results_come_in_slices(node: Node) -> None:
