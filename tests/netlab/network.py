@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import permutations, product
@@ -111,6 +112,7 @@ class Network:
             ip("-n", self.switch, "link", "set", "switch", "up")
             for number, name in enumerate(NAMES[:count], 1):
                 self.hosts[name] = Host(self, name, number)
+            self._until_up()
         except BaseException:
             self.close()
             raise
@@ -119,6 +121,14 @@ class Network:
         ip("netns", "add", name)
         self._namespaces.append(name)
         ip("-n", name, "link", "set", "lo", "up")
+
+    def _until_up(self) -> None:
+        """The kernel takes up to 1 s to notice a new carrier; until then the switch passes nothing on."""
+        end = time.monotonic() + 10
+        while ip("-n", self.switch, "-o", "link", "show", "up", "master", "switch").count("state UP") < len(self.hosts):
+            if time.monotonic() > end:
+                raise OSError("the cables of the lab have no carrier")
+            time.sleep(0.02)
 
     # Partitions.
 

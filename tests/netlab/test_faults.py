@@ -100,7 +100,7 @@ def test_one_way_link() -> None:
 def test_cut_hosts_refuse_nobody() -> None:
     """Silence is all that can be heard of them: a refused connection would say that their process is gone."""
     with lab(2) as net, closing(net.hosts["a"].socket()) as here:
-        here.settimeout(SHORT)
+        here.settimeout(5)
         with pytest.raises(ConnectionRefusedError):
             here.connect((net.hosts["b"].address, 9))
         net.isolate("b")

@@ -163,7 +163,12 @@ def test_disk_of_the_leader_full(mesh: Mesh, gated: Gated) -> None:
         job = mesh.ctl("submit", gated.sweep(6), at=a)["job"]
         began = gated.until_began(6)
         net.disks["a"].fill()
-        leader = until(lambda: next((d for d in (b, c) if d.status()["leading"]), None), what="another leads")
+
+        def another() -> Daemon | None:
+            mesh.begin("submit", "--", "true", at=b)  # a journal that has nothing to write does not find out
+            return next((daemon for daemon in (b, c) if daemon.status()["leading"]), None)
+
+        leader = until(another, what="another leads")
         assert leader is not None
         runs(mesh, leader)
         reasons = {peer["id"]: peer["reason"] for peer in mesh.peers(leader)}
