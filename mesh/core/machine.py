@@ -199,6 +199,11 @@ class Machine:
                     self.members.back_off(contact, now)
             return
         self.refusals.pop(event.dialed or hello.address, None)
+        for link in self.members.former(hello.node, hello.life):
+            # It was silent until its process was over for us. What it said last may lie in a buffer for minutes, and
+            # would be taken for a second process beside its next life.
+            self.out.do(Hangup(link, "", ""))
+            self.members.on_link_down(link, now)
         peer = self.members.on_link_up(event.link, hello, event.dialed)
         scope = f"node/{peer.node}"
         if hello.address and self.ledger.value(scope, "address") != hello.address:  # a next life dials it
@@ -282,9 +287,6 @@ class Machine:
                         self.leader.on_heartbeat(peer, message.claim, message.why_not, now)
                     if message.echo == 0:  # it has not heard us yet: alive needs both directions
                         self._beat_to(peer, now)
-                elif peer is not None:
-                    for link in self.members.doubles(peer, message.life):
-                        self.out.do(Hangup(link, *self._double(peer)))
             case Pull():
                 serve = ServePull(sender, message.session, message.cursors, message.wait)
                 if self.election.journal_trouble or message.wait:

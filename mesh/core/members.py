@@ -109,9 +109,6 @@ class Members:
         peer = self.peers[node]
         peer.links.remove(link)
         del self.lives[link]
-        left = [self.lives[other] for other in peer.links]
-        if left and peer.life not in left:
-            self._new_life(peer, left[0])
         if not peer.links:
             contact = self.contacts.get(peer.address)
             if contact is not None and not contact.dialing:
@@ -119,12 +116,10 @@ class Members:
                 contact.dial_at = now + contact.backoff
         return peer
 
-    def doubles(self, peer: Peer, life: Life) -> list[int]:
-        """The links to be cut where this life is heard beside the one that is known: all but the first one's."""
-        lives = [self.lives[link] for link in peer.links]
-        if life == peer.life or life not in lives:
-            return []
-        return [link for link in peer.links if self.lives[link] != lives[0]]
+    def former(self, node: NodeId, life: Life) -> list[int]:
+        """The links with other lives of this node."""
+        peer = self.peers.get(node)
+        return [] if peer is None else [link for link in peer.links if self.lives[link] != life]
 
     def on_dial_failed(self, address: str, gone: bool, now: float) -> Peer | None:
         """The peer whose process this proves gone, if it does."""

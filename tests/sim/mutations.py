@@ -84,12 +84,15 @@ MUTATIONS = (
     # Promises wait for the disk.
     Mutation("nothing waits for the disk", "mesh.core.outbox", "if not self.durable:", "if False:"),
     Mutation(
-        "answers do not wait for the disk", "mesh.core.leader", "self.out.when_durable(answer)", "self.out.do(answer)"
+        "answers do not wait for the disk",
+        "mesh.core.leader",
+        "self.out.when_safe(Answer(event.call, count=len(event.tasks)))",
+        "self.out.do(Answer(event.call, count=len(event.tasks)))",
     ),
     Mutation(
         "acknowledged before it is on disk",
         "mesh.core.leader",
-        "self.out.when_durable(lambda: self.out.send(sender, answer))",
+        "self.out.when_safe(lambda: self.out.send(sender, answer))",
         "self.out.send(sender, answer)",
     ),
     Mutation(
@@ -104,6 +107,40 @@ MUTATIONS = (
         "self.out.when_durable(TasksChanged(tasks))",
         "self.out.do(TasksChanged(tasks))",
     ),
+    # Copies: what is acknowledged or shown is on a successor's disk.
+    Mutation("nothing waits for a copy", "mesh.core.copies", "elif positions:", "elif False:"),
+    Mutation(
+        "whoever pulls counts",
+        "mesh.core.copies",
+        "if not copy.counts and self._able(node, now) and position >= (",
+        "if True or position >= (",
+    ),
+    Mutation("a new leader waits for no copy", "mesh.core.copies", "elif not self._new(now):", "else:"),
+    Mutation(
+        "a pull tells what is not on disk yet",
+        "mesh.core.puller",
+        "self.out.when_durable(lambda: self._ask(sender, session, now))",
+        "self._ask(sender, session, now)",
+    ),
+    Mutation(
+        "who knows less leads",
+        "mesh.core.election",
+        "(not beat.caught_up, peer.node) < (behind, self.me.node)",
+        "peer.node < self.me.node",
+    ),
+    Mutation(
+        "answers do not wait for a copy",
+        "mesh.core.leader",
+        "self.out.when_safe(Answer(event.call, count=len(event.tasks)))",
+        "self.out.when_durable(Answer(event.call, count=len(event.tasks)))",
+    ),
+    Mutation(
+        "what another journal says displaces what runs",
+        "mesh.core.tasks",
+        "attempts = [attempt for attempt in attempts if self.confirmed(attempt)]",
+        "pass",
+    ),
+    Mutation("changes are shown as they stand", "mesh.core.tasks", "if self._shown_at.get(task) == position)", ")"),
     # Orders: fence, numbering, repetition.
     Mutation(
         "orders under another claim are obeyed", "mesh.core.worker", "if orders.claim != self.claim:", "if False:", 12
