@@ -211,19 +211,20 @@ class Channel:
             await stream.aclose()
 
     async def logs(self, target: str, attempt: str = "", follow: bool = False) -> AsyncGenerator[bytes, None]:
-        """The output, once: a broken stream is an error, because output repeated would be output falsified."""
-        stub = await self.connect()
-        call = stub.Logs(pb.LogsRequest(target=target, attempt=attempt, follow=follow))
-        try:
-            async for chunk in call:
-                if chunk.data:
-                    yield chunk.data
-                if chunk.finished:
-                    return
-        except grpc.aio.AioRpcError as failure:
-            raise error_of(failure, self._address) from failure
-        finally:
-            call.cancel()
+        """The output of one attempt, once: after a break it goes on where it was, by way of whichever node answers."""
+        asked = pb.LogsRequest(target=target, attempt=attempt, follow=follow)
+        while True:
+            stream = self._stream("Logs", asked)  # reads the request anew for each attempt at it
+            try:
+                async for chunk in stream:
+                    asked.attempt = chunk.attempt or asked.attempt
+                    asked.skip += len(chunk.data)
+                    if chunk.data:
+                        yield chunk.data
+                    if chunk.finished:
+                        return
+            finally:
+                await stream.aclose()
 
     async def _done(self, method: str, request: Any) -> int:
         return (await self._call(method, request)).count  # type: ignore[no-any-return]

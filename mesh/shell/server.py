@@ -325,16 +325,20 @@ class Server:
             if not address:
                 raise
         if not address:
+            yield pb.LogChunk(attempt=attempt).SerializeToString()
+            skip = asked.skip
             async for data in self._logs.read(asked.target, attempt, asked.follow):
-                yield pb.LogChunk(data=data).SerializeToString()
+                if skip < len(data):
+                    yield pb.LogChunk(data=data[skip:]).SerializeToString()
+                skip = max(0, skip - len(data))
             yield pb.LogChunk(finished=True).SerializeToString()
             return
         if _hops(context) >= MAX_HOPS:
             raise NoLeader("these logs cannot be found", "each node names another one that has them", "try again")
         channel = grpc.aio.insecure_channel(address, options=_CHANNEL)
         try:
-            there = pb.LogsRequest(target=asked.target, attempt=attempt, follow=asked.follow).SerializeToString()
-            async for reply in self._passed_on(channel, "Logs", there, context):
+            there = pb.LogsRequest(target=asked.target, attempt=attempt, follow=asked.follow, skip=asked.skip)
+            async for reply in self._passed_on(channel, "Logs", there.SerializeToString(), context):
                 yield reply
         finally:
             await channel.close(None)

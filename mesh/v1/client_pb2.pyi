@@ -138,19 +138,23 @@ class TasksRequest(_message.Message):
     def __init__(self, job: _Optional[str] = ..., state: _Optional[str] = ...) -> None: ...
 
 class LogsRequest(_message.Message):
-    __slots__ = ("target", "attempt", "follow")
+    __slots__ = ("target", "attempt", "follow", "skip")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    SKIP_FIELD_NUMBER: _ClassVar[int]
     target: str
     attempt: str
     follow: bool
-    def __init__(self, target: _Optional[str] = ..., attempt: _Optional[str] = ..., follow: _Optional[bool] = ...) -> None: ...
+    skip: int
+    def __init__(self, target: _Optional[str] = ..., attempt: _Optional[str] = ..., follow: _Optional[bool] = ..., skip: _Optional[int] = ...) -> None: ...
 
 class LogChunk(_message.Message):
-    __slots__ = ("data", "finished")
+    __slots__ = ("data", "finished", "attempt")
     DATA_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     finished: bool
-    def __init__(self, data: _Optional[bytes] = ..., finished: _Optional[bool] = ...) -> None: ...
+    attempt: str
+    def __init__(self, data: _Optional[bytes] = ..., finished: _Optional[bool] = ..., attempt: _Optional[str] = ...) -> None: ...

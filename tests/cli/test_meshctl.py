@@ -338,6 +338,12 @@ def test_logs(meshctl: Meshctl, job: str) -> None:
     assert meshctl("logs", "-f", f"{job}.0").out == "epoch 1\nepoch 2\n"
 
 
+def test_logs_go_on_where_they_were_when_their_stream_breaks(meshctl: Meshctl, job: str) -> None:
+    meshctl.fake.output, meshctl.fake.break_logs_at = [b"epoch 1\n", b"epoch 2\n"], 10
+    assert meshctl("logs", "-f", f"{job}.0").out == "epoch 1\nepoch 2\n"
+    assert meshctl.fake.log_requests == [("", 0), ("newest", 10)]
+
+
 def test_logs_of_a_node_are_refused_by_name(meshctl: Meshctl) -> None:
     ran = meshctl("logs", NODE)
     assert ran.code == 2

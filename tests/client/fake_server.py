@@ -91,6 +91,8 @@ class FakeMesh(services.ClientServicer):
         }
         self.explanation: dict[str, Any] = {}
         self.output: list[bytes] = []
+        self.break_logs_at = 0  # bytes, after which the stream of the output breaks, once
+        self.log_requests: list[tuple[str, int]] = []  # attempt and bytes to skip
         self.shut: set[str] = set()  # methods that nobody answers
         self._refusals: dict[str, deque[MeshError | None]] = {}
         self._changed = threading.Condition()
@@ -264,8 +266,13 @@ class FakeMesh(services.ClientServicer):
 
     def Logs(self, request: pb.LogsRequest, context: grpc.ServicerContext) -> Iterator[pb.LogChunk]:
         self._enter("Logs", context)
-        for data in self.output:
-            yield pb.LogChunk(data=data)
+        yield pb.LogChunk(attempt=request.attempt or "newest")
+        self.log_requests.append((request.attempt, request.skip))
+        text = b"".join(self.output)
+        if request.skip < self.break_logs_at:
+            yield pb.LogChunk(data=text[request.skip : self.break_logs_at])
+            context.abort(grpc.StatusCode.UNAVAILABLE, "connection lost")
+        yield pb.LogChunk(data=text[request.skip :])
         yield pb.LogChunk(finished=True)
 
     # -- within ------------------------------------------------------------------------------------------------------

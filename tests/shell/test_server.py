@@ -578,13 +578,21 @@ async def test_watcher_that_leaves_is_forgotten(node: Node) -> None:
 
 async def chunks(call: Any) -> list[bytes]:
     found = [chunk async for chunk in call]
+    assert found[0].attempt == "newest"
     assert found[-1].finished
-    return [chunk.data for chunk in found[:-1]]
+    return [chunk.data for chunk in found[1:-1]]
 
 
 async def test_logs_of_this_node_are_read_here(node: Node) -> None:
     node.world.where = {"t1": ""}
     assert await chunks(node.stub.Logs(pb.LogsRequest(target="t1", follow=True))) == [b"a", b"t1", b"newest", b"True"]
+
+
+@pytest.mark.parametrize(("skip", "left"), [(1, b"t1newestTrue"), (4, b"ewestTrue"), (99, b"")])
+async def test_output_that_was_read_is_not_sent_again(node: Node, skip: int, left: bytes) -> None:
+    node.world.where = {"t1": ""}
+    asked = pb.LogsRequest(target="t1", follow=True, skip=skip)
+    assert b"".join(await chunks(node.stub.Logs(asked))) == left
 
 
 async def test_logs_are_found_by_the_leader_on_a_third_node(
