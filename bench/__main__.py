@@ -5,7 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("pieces", "start_to_first_task", "resting", "roundtrip", "noop_functions", "true_commands", "queued")
+BENCHES = (
+    "pieces",
+    "start_to_first_task",
+    "resting",
+    "roundtrip",
+    "noop_functions",
+    "true_commands",
+    "queued",
+    "failover",
+    "replication",
+)
 WITHIN = 600.0
 
 

@@ -37,6 +37,7 @@ class Daemon(NamedTuple):
     state: Path
     env: dict[str, str]  # for meshctl
     started: float  # perf_counter just before the process was made
+    mesh: str = ""
 
     @property
     def address(self) -> str:
@@ -49,22 +50,26 @@ class Daemon(NamedTuple):
 
 
 @contextlib.contextmanager
-def daemon(*arguments: str, mdns: bool = False) -> Iterator[Daemon]:
-    """A meshd that has written its ``meshd.json``; stopped, with all it started, at the end."""
+def daemon(*arguments: str, mdns: bool = False, mesh_of: Daemon | None = None) -> Iterator[Daemon]:
+    """A meshd that has written its ``meshd.json``; stopped, with all it started, at the end.
+
+    ``mesh_of``: one of whose mesh it is to be a member; else it has a mesh name that nobody else has.
+    """
     with tempfile.TemporaryDirectory(prefix="mesh-bench-", ignore_cleanup_errors=True) as directory:
         home = Path(directory)
         env = {key: value for key, value in os.environ.items() if not key.startswith("MESH_")}
         (home / "run").mkdir(mode=0o700)
         env |= {"XDG_RUNTIME_DIR": str(home / "run"), "XDG_CONFIG_HOME": str(home), "XDG_STATE_HOME": str(home)}
         state, log = home / "state", home / "log"
-        command = [program("meshd"), "--mesh", f"bench-{secrets.token_hex(4)}", "--state-dir", str(state)]
+        mesh = f"bench-{secrets.token_hex(4)}" if mesh_of is None else mesh_of.mesh
+        command = [program("meshd"), "--mesh", mesh, "--state-dir", str(state)]
         command += ["--listen", "127.0.0.1:0", "--grace", "1", *([] if mdns else ["--no-mdns"]), *arguments]
         with log.open("wb") as out:
             started = time.perf_counter()
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, cwd=ROOT)
         try:
             wait_for((state / "meshd.json").exists, process, log)
-            it = Daemon(process, state, env, started)
+            it = Daemon(process, state, env, started, mesh)
             env["MESH_ADDRESS"] = it.address
             yield it
         finally:

@@ -78,9 +78,6 @@ MUTATIONS = (
     ),
     Mutation("records are not journaled", "mesh.core.outbox", "self._records.append(record)", "len(self._records)"),
     Mutation("transfers stop after a slice", "mesh.core.puller", "if pulled.end:", "if True:"),
-    Mutation(
-        "a cursor outlives its journal", "mesh.core.puller", "if life == self._life(node) else", "if life else", 9
-    ),
     # Promises wait for the disk.
     Mutation("nothing waits for the disk", "mesh.core.outbox", "if not self.durable:", "if False:"),
     Mutation(
@@ -104,16 +101,16 @@ MUTATIONS = (
     Mutation(
         "endings are shown before they are on disk",
         "mesh.core.tasks",
-        "self.out.when_durable(TasksChanged(tasks))",
-        "self.out.do(TasksChanged(tasks))",
+        "self.out.when_safe(lambda: self._show(tasks, position))",
+        "self._show(tasks, position)",
     ),
     # Copies: what is acknowledged or shown is on a successor's disk.
     Mutation("nothing waits for a copy", "mesh.core.copies", "elif positions:", "elif False:"),
     Mutation(
         "whoever pulls counts",
         "mesh.core.copies",
-        "if not copy.counts and self._able(node, now) and position >= (",
-        "if True or position >= (",
+        "and position >= (self.out.synced if copy.goal is None else copy.goal):",
+        ":",
     ),
     Mutation("a new leader waits for no copy", "mesh.core.copies", "elif not self._new(now):", "else:"),
     Mutation(

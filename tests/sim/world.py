@@ -93,6 +93,7 @@ class World:
         self.now = 0.0
         self.steps = 0
         self.appends = 0  # to any disk
+        self.most_steps = MOST_STEPS
         self.calmed = False  # faults are over: who still leaves comes back
         self.copied: set[int] = set()  # ULIDs of which there was a copy
         self.ruined: list[tuple[float, Host]] = []  # whose disk lost what was on it, and when
@@ -290,7 +291,7 @@ class World:
                 host.missed.append(event)
             return
         self.steps += 1
-        if self.steps > MOST_STEPS:
+        if self.steps > self.most_steps:
             raise Livelock(f"events without end: {self.steps} by {self.now:.1f} s")
         if self.verbose:
             self.note(f"{host.name} <- {event!r:.400}")
