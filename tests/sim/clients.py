@@ -223,6 +223,9 @@ class Clients:
         call = self._calls.pop((host.index, answer.call), None)
         if call is None:
             return
+        if answer.error == "NoLeader" and not call.request.answered and self._hopeless(call.request):
+            call.request.answered = True
+            self.open -= 1
         if answer.error == "NoLeader":
             self.world.after(0.5, self._try, call.request)
             return
@@ -238,6 +241,15 @@ class Clients:
             if not answer.error:
                 self._leader = host
             call.request.done(answer, host)
+
+    def _hopeless(self, request: Request) -> bool:
+        """Whether it asks of what was on disks alone that are lost: a leader names the member that might know, for ever
+        (there is no ``meshctl forget`` yet), and people know that it is no more."""
+        event = request.build(0)
+        if not self.world.calmed or not isinstance(event, ev.CancelAsked | ev.RetryAsked | ev.PriorityAsked):
+            return False
+        asked = [task.id for task in self.tasks.values() if event.target in (task.id, task.job)]
+        return all(task in self.held and not self.survives(self.held[task]) for task in asked)
 
     def _check_copies(self, host: Host, answer: do.Answer, tasks: Sequence[TaskId]) -> None:
         """What an answer says of the disks is so, and where it can be on two it is."""

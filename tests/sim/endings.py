@@ -35,8 +35,8 @@ def unsettled(world: World) -> str:
         if name not in world.clients.acknowledged:
             return f"{name} was never acknowledged"
         state = leader.ledger.tasks.get(name)
-        if state is None and not world.clients.survives(world.clients.held[name]):
-            continue  # it was on the one disk alone that is lost
+        if (state is None or state.spec is None) and not world.clients.survives(world.clients.held[name]):
+            continue  # it was on the one disk alone that is lost, though who ran it may have kept the attempt
         if state is None or state.spec is None:
             return f"{name} was acknowledged and is not known to the leader"
         if task.shape.hold and state.state not in FINAL and (why := leader.leader.tasks.waits(name)):
