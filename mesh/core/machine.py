@@ -438,13 +438,16 @@ class Machine:
         mine = wanted is not None and self.me.node in wanted
         common = self._heartbeat(now)
         for peer in self.members.known():
-            if peer.links and (wanted is None or mine or peer.node in wanted or self._owes_beat(peer)):
+            if peer.links and (wanted is None or mine or peer.node in wanted or self._owes_beat(peer, now)):
                 self._beat_to(peer, now, common)
 
-    def _owes_beat(self, peer: Peer) -> bool:
-        """Who has no leader learns whom we follow; a leader we do not follow, that we hear it: so leaders meet."""
+    def _owes_beat(self, peer: Peer, now: float) -> bool:
+        """Who has no leader learns whom we follow; a leader we do not follow, that we hear it: so leaders meet.
+
+        Who said so lately: of 1,000 that met while nobody led each would owe each other one for good.
+        """
         beat = peer.heartbeat
-        if beat is None or self._leading:
+        if beat is None or self._leading or self.members.silent_for(peer, now) >= self.params.silent_after:
             return False
         return beat.claim == NO_CLAIM or beat.claim.leader == peer.node != self._claim.leader
 
