@@ -48,8 +48,8 @@ class Hangup(NamedTuple):
 class ServePull(NamedTuple):
     """Send one slice of what is synced beyond these cursors as ``Pulled``; with ``wait`` once there is something.
 
-    A cursor of our own journal, of this life or a former one, is where to begin, and is told to the machine
-    (``SuccessorSynced``). If it is not right, this journal was restored from a backup: the cursor counts for nothing.
+    Where to begin is the furthest of those that are points of our own journal, and it is told to the machine
+    (``SuccessorSynced``). One of ours that is none is of a history that was undone here, and counts for nothing.
     """
 
     to: NodeId

@@ -101,11 +101,11 @@ class Relayed(NamedTuple):
 class Cursor(NamedTuple):
     """A point in one node's journal: everything up to there, and nothing else, was read or written.
 
-    ``digest`` is the rolling digest of that journal's content up to ``position``, so that a journal that was restored
-    from a backup, or copied and written on, is not taken for the one that was read before.
+    A journal takes a new id at each start, so an id names one history, also where a backup was put back. ``digest`` is
+    the rolling digest of the content up to ``position``, by which a journal knows points of its former lives.
     """
 
-    journal: str  # the journal's id; empty: no journal yet
+    journal: str  # the id of one life of it; empty: no journal yet
     position: int
     digest: str
 
@@ -116,8 +116,8 @@ NO_CURSOR = Cursor("", 0, "")
 class Pull(NamedTuple):
     """Asks for what the receiver's journal holds beyond these cursors, and says that all up to them is on disk.
 
-    Among them may be one of the receiver's own journal: there the answer begins. Those of other journals say what need
-    not be sent because it was pulled from there. ``wait``: answer only when there is something to send.
+    Among them may be some of the receiver's own journal: after the furthest the answer begins. Those of other journals
+    say what need not be sent because it was pulled from there. ``wait``: answer only when there is something to send.
     """
 
     session: int  # the puller's; echoed

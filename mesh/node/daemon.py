@@ -175,7 +175,7 @@ class Daemon:
         try:
             finish(state.journal)
             try:
-                self._journal = Journal.open(state.journal, owner=state.ulid)
+                self._journal = Journal.open(state.journal)
             except JournalCorrupt as error:
                 self._journal = self._begin_anew(error)
         except JournalError as error:
@@ -196,7 +196,7 @@ class Daemon:
         return self._journal, self._machine
 
     def _join(self, me: Me, journal: Journal) -> Machine:
-        return Machine(me, params.lan(), journal.records(), self._clock.now(), journal.id, journal.cursors())
+        return Machine(me, params.lan(), journal.records(), self._clock.now(), journal.own(), journal.cursors())
 
     def _begin_anew(self, error: JournalCorrupt) -> Journal:
         path = self._state.journal
@@ -209,7 +209,7 @@ class Daemon:
             records,
             extra={"event": "journal_damaged", "fields": {"why": error.why, "aside": str(aside), "kept": records}},
         )
-        return Journal.open(path, owner=self._state.ulid)
+        return Journal.open(path)
 
     def _bind(self, server: Server) -> int:
         host, port = self._config.host, self._config.port

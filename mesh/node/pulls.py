@@ -1,7 +1,7 @@
 """What other nodes pull from this node's journal: slices to those who lag behind, news to those who wait.
 
 Owns the pulls that wait and the reading of slices beside the loop. It must not know what a record means, nor who leads.
-A journal whose puller has read what it does not hold was restored from a backup, rewound or copied: it takes a new id.
+What a puller has read of a history that was undone here, by a backup that was put back, counts for nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from mesh.core.effects import ServePull
-from mesh.core.events import Event, JournalRenamed, SuccessorSynced
+from mesh.core.events import Event, SuccessorSynced
 from mesh.core.ids import NodeId
 from mesh.core.messages import Cursor, Message, Pulled
 from mesh.shell.journal_rows import Slice
@@ -25,12 +25,9 @@ SLICE_BYTES = 4 * 1024 * 1024  # of records in one Pulled
 class Source(Protocol):
     """The journal, as far as it is served to others."""
 
-    @property
-    def id(self) -> str: ...
+    def owns(self, journal: str) -> bool: ...
 
     def verify(self, cursor: Cursor) -> bool: ...
-
-    def rename(self) -> str: ...
 
     def tail(self, cursors: Sequence[Cursor], limit_records: int, limit_bytes: int) -> Slice | None: ...
 
@@ -50,26 +47,32 @@ class Pulls:
         self._journal, self._send, self._post, self._slice_records = journal, send, post, slice_records
         self._waiting: dict[NodeId, ServePull] = {}
         self._reading: dict[NodeId, asyncio.Task[None]] = {}
+        self._warned: set[tuple[NodeId, str]] = set()  # of which reader, and which id of ours
 
     def serve(self, pull: ServePull) -> None:
         """The latest pull of a node is the one that counts."""
         self._forget(pull.to)
-        own = next((cursor for cursor in pull.cursors if cursor.journal == self._journal.id), None)
-        if own is not None and self._journal.verify(own):
-            self._post(SuccessorSynced(pull.to, own.position))
-        elif own is not None:
-            self._rename(own, pull.to)
+        wrong = [cursor for cursor in self._own(pull) if not self._journal.verify(cursor)]
+        for cursor in wrong:
+            self._warn(pull.to, cursor)
+        pull = pull._replace(cursors=tuple(cursor for cursor in pull.cursors if cursor not in wrong))
+        if own := self._own(pull):
+            self._post(SuccessorSynced(pull.to, max(cursor.position for cursor in own)))
         self._answer(pull)
 
-    def _rename(self, wrong: Cursor, reader: NodeId) -> None:
-        name = self._journal.rename()
+    def _own(self, pull: ServePull) -> list[Cursor]:
+        return [cursor for cursor in pull.cursors if self._journal.owns(cursor.journal)]
+
+    def _warn(self, reader: NodeId, wrong: Cursor) -> None:
+        if (reader, wrong.journal) in self._warned:  # it says so in each pull
+            return
+        self._warned.add((reader, wrong.journal))
         log.warning(
-            "%s has read up to record %d of this journal, which it does not hold so: it was restored from a backup, "
-            "rewound or copied; it takes a new id, and all is pulled anew, here and there (%s, before %s)",
-            reader, wrong.position, name, wrong.journal,
-            extra={"event": "journal_renamed"},
+            "%s has read up to record %d of this journal, which does not hold it: it was restored from a backup, "
+            "rewound or copied; it is served anew",
+            reader, wrong.position,
+            extra={"event": "journal_rewound", "fields": {"node": reader, **wrong._asdict()}},
         )  # fmt: skip
-        self._post(JournalRenamed(name))
 
     def on_synced(self) -> None:
         for pull in list(self._waiting.values()):
@@ -105,7 +108,8 @@ class Pulls:
         self._tell(pull, found)
 
     def _tell(self, pull: ServePull, found: Slice) -> None:
-        if pull.wait and found.end and found.cursor in (*pull.cursors, Cursor(self._journal.id, 0, "")):
+        start = max((cursor.position for cursor in self._own(pull)), default=0)
+        if pull.wait and found.end and found.cursor.position == start:
             self._waiting[pull.to] = pull
         else:
             self._send(pull.to, Pulled(pull.session, found.cursor, found.end, found.body))

@@ -2,8 +2,8 @@
 
 Owns the directory (made with mode 0700), its lock, the identity, the life, the path of the Unix socket and
 ``meshd.json``. What stands in the journal is not its business: ``--new-id`` draws a new identity and leaves the
-journal where it is, so its records stay in the mesh and only their holder is another node. The journal remembers whose
-it is, and takes a new id then.
+journal where it is, so its records stay in the mesh and only their holder is another node. The journal takes an id of
+its own at each start anyway, so that of a copied directory goes its own way from there.
 """
 
 from __future__ import annotations

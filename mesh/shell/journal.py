@@ -1,7 +1,7 @@
 """The journal: the ledger's records on this node's disk, in SQLite.
 
-Owns one file (with its ``-wal`` and ``-shm``), the thread that writes it and the journal's id. It must not know what a
-record means. :mod:`mesh.shell.journal_memory` is the readable reference of its contract,
+Owns one file (with its ``-wal`` and ``-shm``), the thread that writes it and the ids of its lives. It must not know
+what a record means. :mod:`mesh.shell.journal_memory` is the readable reference of its contract,
 :mod:`mesh.shell.journal_file` has the schema, :mod:`mesh.shell.journal_rows` what a reader of rows is given.
 
 Whatever is queued when the writer becomes free goes into one row by one autocommit INSERT: a lone record is committed
@@ -24,18 +24,20 @@ from mesh.core.lattice import Record
 from mesh.core.messages import NO_CURSOR, Cursor
 from mesh.shell.journal_file import (
     INSERT,
+    add_life,
     as_values,
     check_size,
     connect,
-    damaged,
     decode,
     digest_at,
     explain,
     migrate,
+    read_lives,
     read_rows,
     read_slice,
+    transaction,
 )
-from mesh.shell.journal_rows import ROW_BYTES, ROW_RECORDS, Kept, Row, Slice, asked, chain
+from mesh.shell.journal_rows import ROW_BYTES, ROW_RECORDS, TOLD_LIVES, Kept, Row, Slice, asked, begin, chain, reached
 from mesh.wire.ledger import encode_records
 
 Deliver: TypeAlias = Callable[..., object]  # as loop.call_soon_threadsafe: a callable and its arguments
@@ -52,7 +54,7 @@ class Journal:
     """Open it, read :meth:`records`, :meth:`start` it, then append; :meth:`close` it before the loop ends.
 
     Everything but the callbacks' delivery and :meth:`slice` belongs to one thread at a time; that thread never waits
-    for the disk, save for reading and in :meth:`rename` and :meth:`close`.
+    for the disk, save for reading and in :meth:`close`.
     """
 
     def __init__(self, path: Path, connections: Sequence[sqlite3.Connection], retry_after: float) -> None:
@@ -60,15 +62,14 @@ class Journal:
         self._writer, self._reader, self._slicer = connections
         self._slicing = threading.Lock()
         find = self._reader.execute
-        identity = find("SELECT id, reread FROM identity").fetchone()
-        if not identity or not identity[0]:
-            raise damaged(path, "it has no id")
-        self._id: str = identity[0]
         end = find("SELECT last, digest FROM batches ORDER BY last DESC LIMIT 1").fetchone()
         self._end: tuple[int, str] = end or (0, "")  # what is synced: position and rolling digest
         position, digest = self._end
-        sources = "SELECT source, source_position, source_digest FROM batches WHERE last > ? AND source != ''"
-        self._kept = Kept(position, digest, (Cursor(*source) for source in find(sources, identity[1:]).fetchall()))
+        lives = begin(read_lives(path, self._reader), secrets.token_hex(16), position)
+        self._life, self._former, self._ids = lives[-1], reached(lives), frozenset(life.id for life in lives)
+        self._begun = False  # on disk, that is: a life is written with its first row
+        sources = "SELECT source, source_position, source_digest FROM batches WHERE source != ''"
+        self._kept = Kept(position, digest, (Cursor(*source) for source in find(sources).fetchall()))
         self._appended = self._end[0]
         self._queue: SimpleQueue[_Append | None] = SimpleQueue()  # None: closing
         self._closing = threading.Event()
@@ -78,10 +79,9 @@ class Journal:
         self._on_failed: Callable[[str], object]
 
     @classmethod
-    def open(cls, path: Path, *, owner: str = "", busy_timeout: float = 1.0, retry_after: float = 0.5) -> Journal:
-        """Opens or creates it. Raises JournalError, JournalCorrupt or JournalTooNew.
+    def open(cls, path: Path, *, busy_timeout: float = 1.0, retry_after: float = 0.5) -> Journal:
+        """Opens or creates it: another life of it. Raises JournalError, JournalCorrupt or JournalTooNew.
 
-        ``owner``: whose it is. A journal of another owner is a copy, or its node became a new one: it takes a new id.
         ``busy_timeout``: seconds that a write waits for another process that reads the file with a lock, before it
         counts as failed; ``retry_after``: seconds from a failed write to the next try.
         """
@@ -90,8 +90,6 @@ class Journal:
             check_size(path)
             connections.append(connect(path, busy_timeout))
             migrate(path, connections[0])
-            if owner:
-                _own(path, connections[0], owner)
             connections += (connect(path, busy_timeout) for _ in ("reader", "slicer"))
             return cls(path, connections, retry_after)
         except BaseException as error:
@@ -103,8 +101,8 @@ class Journal:
 
     @property
     def id(self) -> str:
-        """Drawn when the file was created, and by :meth:`rename`: a position means something only together with it."""
-        return self._id
+        """This life's, drawn when it was opened: a position means something only together with it."""
+        return self._life.id
 
     @property
     def position(self) -> int:
@@ -114,15 +112,34 @@ class Journal:
     @property
     def cursor(self) -> Cursor:
         """Of the last record on disk."""
-        return Cursor(self._id, *self._end)
+        return Cursor(self.id, *self._end)
+
+    def owns(self, journal: str) -> bool:
+        """Whether this id is of this life or of a former one. From any thread."""
+        return journal in self._ids
+
+    def own(self) -> tuple[Cursor, ...]:
+        """The ends of the latest lives, oldest first; the last one is :attr:`cursor`. All up to there is held here."""
+        ends: list[Cursor] = []
+        try:
+            for journal, position in list(self._former.items())[1 - TOLD_LIVES :]:
+                digest = digest_at(self._reader, position)
+                if digest is not None:  # else a bit flipped in the table of lives, and it is as if it were not there
+                    ends.append(Cursor(journal, position, digest))
+        except sqlite3.Error as error:
+            raise explain(self._path, error) from error
+        return (*ends, self.cursor)
 
     def cursors(self) -> tuple[Cursor, ...]:
         """Of each journal that synced records were pulled from, the furthest point, in order of the journals' ids."""
         return self._kept.cursors()
 
     def verify(self, cursor: Cursor) -> bool:
-        """Whether it is a point of this very journal. ``False`` for one of ours: our file was put back or copied."""
-        if cursor.journal != self._id or not 0 <= cursor.position <= self._end[0]:
+        """Whether it is a point of this life or of a former one. ``False`` for one that :meth:`owns`: what was read
+        is not here; the file was put back or copied.
+        """
+        end = self._end[0] if cursor.journal == self.id else self._former.get(cursor.journal, -1)
+        if not 0 <= cursor.position <= end:
             return False
         if cursor.position == 0:
             return True
@@ -133,21 +150,6 @@ class Journal:
             except sqlite3.Error as error:
                 raise explain(self._path, error) from error
         return digest == cursor.digest
-
-    def rename(self) -> str:
-        """Take a new id, which is on disk when this returns: what others read under the old one is not what is here.
-
-        Positions and digests stay. :attr:`cursors` are forgotten: others left out what our own cursor seemed to cover.
-        Raises JournalError, and then nothing has changed.
-        """
-        fresh = secrets.token_hex(16)
-        try:
-            self._reader.execute("UPDATE identity SET id = ?, reread = ?", (fresh, self._appended))
-        except sqlite3.Error as error:
-            raise explain(self._path, error) from error
-        self._kept.forget_cursors(self._appended)
-        self._id = fresh
-        return fresh
 
     def start(self, deliver: Deliver, on_synced: Callable[[int], object], on_failed: Callable[[str], object]) -> None:
         """Begin to write. The callbacks go through ``deliver``, which is ``loop.call_soon_threadsafe``.
@@ -175,13 +177,13 @@ class Journal:
     def slice(self, cursors: Sequence[Cursor], limit_records: int, limit_bytes: int) -> Slice:
         """What a reader that has read up to these cursors, of whichever journals, should get next. From any thread.
 
-        Whole rows after its cursor of this journal, which :meth:`verify` approved, or from the start; without those
-        that came from a journal that it has read that far (its own is one); at least one, unless at the end or where
-        many were left out. Raises JournalError.
+        Whole rows after the furthest of its cursors of our own lives, each of which :meth:`verify` approved, or from
+        the start; without those that came from a journal that it has read that far (its own is one); at least one,
+        unless at the end or where many were left out. Raises JournalError.
         """
         assert min(limit_records, limit_bytes) > 0, "a slice of nothing never ends"
-        journal, (synced, digest) = self._id, self._end
-        after, others = asked(journal, cursors)
+        synced, digest = self._end
+        after, others = asked(self._ids, cursors)
         body = b""
         position = synced
         if after < synced:
@@ -192,32 +194,20 @@ class Journal:
                     )
             except sqlite3.Error as error:
                 raise explain(self._path, error) from error
-        return Slice(Cursor(journal, position, digest), position == synced, body)
+        return Slice(Cursor(self.id, position, digest), position == synced, body)
 
     def tail(self, cursors: Sequence[Cursor], limit_records: int, limit_bytes: int) -> Slice | None:
         """The same from memory; ``None``: that far back only :meth:`slice` can tell."""
         assert min(limit_records, limit_bytes) > 0, "a slice of nothing never ends"
-        return self._kept.slice(self._id, cursors, limit_records, limit_bytes)
-
-    def read(self, after: int, limit: int) -> tuple[list[Record], int, bool]:
-        """Up to ``limit`` synced records after a position, the position of the last one, and whether it is the end.
-
-        A position beyond the end gives nothing and the end's position. Raises JournalCorrupt.
-        """
-        assert limit > 0, "a slice of nothing never ends"
-        found: list[Record] = []
-        for first, batch in self._batches(after):
-            skip = max(after + 1 - first, 0)
-            found += batch[skip : skip + limit - len(found)]
-            if len(found) == limit:
-                break
-        last = min(after, self.position) + len(found)
-        return found, last, last >= self.position
+        return self._kept.slice(self.id, *asked(self._ids, cursors), limit_records, limit_bytes)
 
     def records(self) -> Iterator[Record]:
         """All of them, in order. Raises JournalCorrupt where the file is damaged, after what is before the damage."""
-        for _, batch in self._batches(0):
-            yield from batch
+        try:
+            for row in read_rows(self._path, self._reader):
+                yield from decode(self._path, row)
+        except sqlite3.Error as error:
+            raise explain(self._path, error) from error
 
     def close(self) -> None:
         """Write what is queued, with one try where writes fail, and let go of the file. Waits for the disk."""
@@ -230,14 +220,6 @@ class Journal:
             self._slicer.close()
         self._reader.close()
         self._writer.close()
-
-    def _batches(self, after: int) -> Iterator[tuple[int, list[Record]]]:
-        """Position of the first record and the records, of each row that reaches beyond ``after``."""
-        try:
-            for row in read_rows(self._path, self._reader, after):
-                yield row.last - row.records + 1, decode(self._path, row)
-        except sqlite3.Error as error:
-            raise explain(self._path, error) from error
 
     def _write(self) -> None:
         """The thread: everything that is queued, row after row. A row has records of one source."""
@@ -282,7 +264,13 @@ class Journal:
         while True:
             last_try = self._closing.is_set()
             try:
-                self._writer.execute(INSERT, values)
+                if self._begun:
+                    self._writer.execute(INSERT, values)
+                else:
+                    with transaction(self._writer):  # never a row of a life that is not known
+                        add_life(self._writer, self._life)
+                        self._writer.execute(INSERT, values)
+                    self._begun = True
             except (sqlite3.Error, MemoryError) as error:
                 if not failed:
                     failed = True
@@ -294,11 +282,3 @@ class Journal:
                 if failed:
                     self._deliver(self._on_failed, "")
                 return True
-
-
-def _own(path: Path, connection: sqlite3.Connection, owner: str) -> None:
-    (was,) = connection.execute("SELECT owner FROM identity").fetchone() or (owner,)
-    if not was:  # new, or of a version that did not ask
-        connection.execute("UPDATE identity SET owner = ?", (owner,))
-    elif was != owner:
-        connection.execute("UPDATE identity SET owner = ?, id = ?", (owner, secrets.token_hex(16)))

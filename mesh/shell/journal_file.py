@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 from zlib import crc32
@@ -14,7 +15,7 @@ from zlib import crc32
 from mesh.core.errors import MeshError
 from mesh.core.lattice import Record
 from mesh.core.messages import NO_CURSOR, Cursor
-from mesh.shell.journal_rows import SCAN_ROWS, Row, chain
+from mesh.shell.journal_rows import SCAN_ROWS, Life, Row, chain
 from mesh.wire.errors import WireError
 from mesh.wire.ledger import decode_records
 
@@ -40,7 +41,7 @@ class Migration(NamedTuple):
 
 
 INSERT = "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?)"
-DRAW_ID = "lower(hex(randomblob(16)))"
+ADD_LIFE = "INSERT INTO lives VALUES (?, ?)"
 
 
 def as_values(row: Row) -> tuple[object, ...]:
@@ -52,7 +53,8 @@ def rows_of_version_1(path: Path, connection: sqlite3.Connection, table: str) ->
     """With the digests that version 2 adds."""
     reached, digest = 0, ""
     for last, count, crc, body in connection.execute(f"SELECT last, count, crc, body FROM {table} ORDER BY last"):
-        _check_order(path, reached, last, count, body)
+        _check_types(path, last, count, body)
+        _check_order(path, reached, last, count)
         if crc32(body, crc32(b"%d %d" % (last, count))) != crc:
             raise damaged(path, f"the checksum of the batch that ends at position {last} is wrong")
         reached, digest = last, chain(digest, last, count, NO_CURSOR, body)
@@ -71,13 +73,13 @@ MIGRATIONS = (
             """CREATE TABLE schema (version INTEGER PRIMARY KEY, name TEXT NOT NULL,
                                     applied TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)""",
             "CREATE TABLE identity (id TEXT NOT NULL)",
-            f"INSERT INTO identity VALUES ({DRAW_ID})",
+            "INSERT INTO identity VALUES (lower(hex(randomblob(16))))",
             """CREATE TABLE batches (last INTEGER PRIMARY KEY, count INTEGER NOT NULL,
                                      crc INTEGER NOT NULL, body BLOB NOT NULL)""",
         ),
     ),
     Migration(
-        "rolling digests, sources, owner",
+        "rolling digests, sources, lives",
         (
             "ALTER TABLE batches RENAME TO batches_1",
             # The body last: what stands before it is read without it.
@@ -86,13 +88,14 @@ MIGRATIONS = (
                                      source_digest TEXT NOT NULL, body BLOB NOT NULL)""",
             _copy_version_1,
             "DROP TABLE batches_1",
-            "ALTER TABLE identity ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
-            # The sources of rows up to this position say no more what was read: see Journal.rename.
-            "ALTER TABLE identity ADD COLUMN reread INTEGER NOT NULL DEFAULT 0",
+            # One tree, all of it read at each start: an index apart could be damaged unnoticed.
+            "CREATE TABLE lives (id TEXT PRIMARY KEY, after INTEGER NOT NULL) WITHOUT ROWID",
+            "INSERT OR IGNORE INTO lives SELECT id, 0 FROM identity",
+            "DROP TABLE identity",
         ),
     ),
 )
-TABLES = {"schema", "identity", "batches"}
+TABLES = {"schema", "identity", "lives", "batches"}  # of any version
 _PAGE = 512  # bytes: the smallest page of a database
 
 
@@ -128,11 +131,7 @@ def migrate(path: Path, connection: sqlite3.Connection) -> None:
             f"it is a database that holds other tables: {', '.join(sorted(tables))}",
             "move it away, or choose another --state-dir; nothing was changed",
         )
-    if tables and not tables >= TABLES:
-        raise damaged(path, f"it lacks its table {', '.join(sorted(TABLES - tables))}")
-    version = connection.execute("SELECT coalesce(max(version), 0) FROM schema").fetchone()[0] if tables else 0
-    if tables and not version:
-        raise damaged(path, "it does not say which version wrote it")
+    version = _version(path, connection, tables) if tables else 0
     if version > len(MIGRATIONS):
         raise _too_new(path, f"its schema is version {version}, this meshd knows those up to {len(MIGRATIONS)}")
     ((mode,),) = connection.execute("PRAGMA journal_mode = WAL")
@@ -143,23 +142,57 @@ def migrate(path: Path, connection: sqlite3.Connection) -> None:
             "choose a --state-dir on a local disk",
         )
     for number, migration in enumerate(MIGRATIONS[version:], version + 1):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(connection):
             for statement in migration.statements:
                 if callable(statement):
                     statement(path, connection)
                 else:
                     connection.execute(statement)
             connection.execute("INSERT INTO schema (version, name) VALUES (?, ?)", (number, migration.name))
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
 
 
-def _row(values: tuple[Any, ...]) -> Row:
+def _version(path: Path, connection: sqlite3.Connection, tables: set[str]) -> int:
+    version = 0
+    if "schema" in tables:
+        version = int(connection.execute("SELECT coalesce(max(version), 0) FROM schema").fetchone()[0])
+        if not version:
+            raise damaged(path, "it does not say which version wrote it")
+    lacking = {"schema", "batches", "identity" if version == 1 else "lives"} - tables
+    if lacking and version <= len(MIGRATIONS):
+        raise damaged(path, f"it lacks its table {', '.join(sorted(lacking))}")
+    return version
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def add_life(connection: sqlite3.Connection, life: Life) -> None:
+    """In the place of those that wrote nothing, or nothing that is still here."""
+    connection.execute("DELETE FROM lives WHERE after >= ?", (life.after,))
+    connection.execute(ADD_LIFE, life)
+
+
+def read_lives(path: Path, connection: sqlite3.Connection) -> list[Life]:
+    """In the order of their rows. Raises JournalCorrupt and sqlite3.Error."""
+    lives = [Life(*values) for values in connection.execute("SELECT id, after FROM lives ORDER BY after").fetchall()]
+    sound = all(type(life.id) is str and type(life.after) is int for life in lives)
+    if not sound or len({life.id for life in lives}) < len(lives):
+        raise damaged(path, "what it says of its lives cannot be read")
+    return lives
+
+
+def _row(path: Path, values: tuple[Any, ...]) -> Row:
     last, records, digest, source, source_position, source_digest, body = values
+    _check_types(path, last, records, body)
     return Row(last, records, digest, Cursor(source, source_position, source_digest), body)
 
 
@@ -171,15 +204,15 @@ def digest_at(connection: sqlite3.Connection, position: int) -> str | None:
     return found and str(found[0])
 
 
-def read_rows(path: Path, connection: sqlite3.Connection, after: int = 0) -> Iterator[Row]:
-    """Each row that reaches beyond ``after``, checked. Raises JournalCorrupt and sqlite3.Error."""
-    reached, digest = after, digest_at(connection, after)
+def read_rows(path: Path, connection: sqlite3.Connection) -> Iterator[Row]:
+    """Each row, checked. Raises JournalCorrupt and sqlite3.Error."""
+    reached, digest = 0, ""
     cursor = connection.cursor()
     try:
-        for values in cursor.execute("SELECT * FROM batches WHERE last > ? ORDER BY last", (after,)):
-            row = _row(values)
-            _check_order(path, reached, row.last, row.records, row.body)
-            check_digest(path, digest_at(connection, row.last - row.records) if digest is None else digest, row)
+        for values in cursor.execute("SELECT * FROM batches ORDER BY last"):
+            row = _row(path, values)
+            _check_order(path, reached, row.last, row.records)
+            check_digest(path, digest, row)
             yield row
             reached, digest = row.last, row.digest
     finally:
@@ -213,9 +246,8 @@ def read_slice(
     cursor = connection.cursor()
     try:
         for values in cursor.execute(query, (after, stop, *(part for item in others.items() for part in item))):
-            row = _row(values)
+            row = _row(path, values)
             before = row.last - row.records
-            _check_order(path, before, row.last, row.records, row.body)
             records += row.records
             size += len(row.body)
             if bodies and (records > limit_records or size > limit_bytes):
@@ -241,9 +273,12 @@ def check_digest(path: Path, before: str | None, row: Row) -> None:
         raise damaged(path, f"the digest of the batch that ends at position {row.last} is wrong")
 
 
-def _check_order(path: Path, reached: int, last: int, count: object, body: object) -> None:
+def _check_types(path: Path, last: int, count: object, body: object) -> None:
     if type(count) is not int or type(body) is not bytes:  # SQLite has no types that would hold for damaged bytes
         raise damaged(path, f"the batch that ends at position {last} is none")
+
+
+def _check_order(path: Path, reached: int, last: int, count: int) -> None:
     if last - count > reached:
         raise damaged(path, f"its records {reached + 1} to {last - count} are missing")
 

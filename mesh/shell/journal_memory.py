@@ -1,7 +1,7 @@
 """The journal's memory twin: the same contract without a disk, for simulations and tests, and to read it by.
 
 Nothing is synced until :meth:`MemoryJournal.sync` says so, and :meth:`MemoryJournal.crash` forgets the rest: what a
-process that was killed finds when it starts again.
+process that was killed finds when it starts again, which is another life of the journal.
 """
 
 from __future__ import annotations
@@ -12,22 +12,28 @@ from math import inf
 
 from mesh.core.lattice import Record
 from mesh.core.messages import NO_CURSOR, Cursor
-from mesh.shell.journal_rows import Kept, Row, Slice, chain
+from mesh.shell.journal_rows import TOLD_LIVES, Kept, Life, Row, Slice, asked, begin, chain, reached
 from mesh.wire.ledger import encode_records
 
 
 class MemoryJournal:
     def __init__(self, id: str = "memory") -> None:
-        self.id = id
+        self._name, self._opened = id, 0
+        self._lives = [Life(id, 0)]
         self.failure = ""  # set it, and syncs fail with this reason
         self._failed = False
         self._synced: list[Record] = []
         self._pending: list[tuple[Record, Cursor]] = []
         self._digest = ""
+        self._written: list[Row] = []
         self._rows = Kept(0, "", limit=inf)
         self._on_synced: Callable[[int], object] | None = None
         self._on_failed: Callable[[str], object] | None = None
         self._deliver: Callable[..., object] | None = None
+
+    @property
+    def id(self) -> str:
+        return self._lives[-1].id
 
     @property
     def position(self) -> int:
@@ -38,18 +44,22 @@ class MemoryJournal:
     def cursor(self) -> Cursor:
         return Cursor(self.id, len(self._synced), self._digest)
 
+    def owns(self, journal: str) -> bool:
+        return any(life.id == journal for life in self._lives)
+
+    def own(self) -> tuple[Cursor, ...]:
+        """Of each of the latest lives, the end that it reached; this one's last."""
+        ends = [*reached(self._lives).items(), (self.id, self.position)]
+        return tuple(Cursor(life, end, self._rows.digest(end) or "") for life, end in ends[-TOLD_LIVES:])
+
     def cursors(self) -> tuple[Cursor, ...]:
         return self._rows.cursors()
 
     def verify(self, cursor: Cursor) -> bool:
-        if cursor.journal != self.id:
+        end = (reached(self._lives) | {self.id: self.position}).get(cursor.journal, -1)
+        if not 0 <= cursor.position <= end:
             return False
         return cursor.position == 0 or self._rows.digest(cursor.position) == cursor.digest
-
-    def rename(self) -> str:
-        self._rows.forget_cursors(len(self._synced) + len(self._pending))
-        self.id += "'"
-        return self.id
 
     def start(
         self,
@@ -87,28 +97,37 @@ class MemoryJournal:
         self._synced += records
         last, body = len(self._synced), encode_records(records)
         self._digest = chain(self._digest, last, len(records), source, body)
-        self._rows.add(Row(last, len(records), self._digest, source, body))
+        self._written.append(Row(last, len(records), self._digest, source, body))
+        self._rows.add(self._written[-1])
 
     def crash(self) -> None:
-        """Forget what was not synced, and who was to be told: the process is gone."""
+        """Forget what was not synced, and who was to be told: the process is gone, and the next one opens it."""
         self._pending = []
         self._failed = False
         self._deliver = self._on_synced = self._on_failed = None
+        self._opened += 1
+        self._lives = begin(self._lives, f"{self._name}.{self._opened}", len(self._synced))
+
+    def rewind(self, position: int) -> None:
+        """The same, and a backup is put back, of the time when it ended at this row's end."""
+        kept = [row for row in self._written if row.last <= position]
+        assert sum(row.records for row in kept) == position, "a backup has whole rows"
+        self._synced, self._written = self._synced[:position], kept
+        self._digest = kept[-1].digest if kept else ""
+        self._rows = Kept(0, "", limit=inf)
+        for row in kept:
+            self._rows.add(row)
+        self.crash()
 
     def slice(self, cursors: Sequence[Cursor], limit_records: int, limit_bytes: int) -> Slice:
         assert min(limit_records, limit_bytes) > 0, "a slice of nothing never ends"
-        found = self._rows.slice(self.id, cursors, limit_records, limit_bytes)
+        own = {life.id for life in self._lives}
+        found = self._rows.slice(self.id, *asked(own, cursors), limit_records, limit_bytes)
         assert found is not None, "all rows are kept"
         return found
 
     def tail(self, cursors: Sequence[Cursor], limit_records: int, limit_bytes: int) -> Slice | None:
         return self.slice(cursors, limit_records, limit_bytes)
-
-    def read(self, after: int, limit: int) -> tuple[list[Record], int, bool]:
-        assert limit > 0, "a slice of nothing never ends"
-        found = self._synced[after : after + limit]
-        last = min(after, len(self._synced)) + len(found)
-        return found, last, last == len(self._synced)
 
     def records(self) -> Iterator[Record]:
         return iter(tuple(self._synced))

@@ -1,4 +1,5 @@
 """Rows of a journal: what one group commit holds, the chain of their digests, and which of them a reader still needs.
+And its lives: under which ids they were written.
 
 Owns the rules that the file and its memory twin share. It must not know of files nor of what a record means.
 """
@@ -6,7 +7,8 @@ Owns the rules that the file and its memory twin share. It must not know of file
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from itertools import pairwise
 from operator import attrgetter
 from threading import Lock
 from typing import NamedTuple
@@ -25,6 +27,7 @@ ROW_BYTES = 4 * 2**20
 SCAN_ROWS = 4096
 KEPT_BYTES = 8 * 2**20  # of rows in memory, for readers that follow closely
 ROW_OVERHEAD = 400  # bytes of a row in memory besides its body
+TOLD_LIVES = 32  # of our own, to others: what they would leave out because of older ones, they send again
 
 
 class Row(NamedTuple):
@@ -33,6 +36,16 @@ class Row(NamedTuple):
     digest: str  # of everything up to here
     source: Cursor  # the point in another journal that its records were pulled up to; NO_CURSOR: our own
     body: bytes  # a RecordBatch
+
+
+class Life(NamedTuple):
+    """What is written between two openings of a journal, under an id of its own.
+
+    Whatever happens to the file between them, an id names one history: two readers of it were told the same.
+    """
+
+    id: str
+    after: int  # the position where it began, up to which the one before it had reached
 
 
 class Slice(NamedTuple):
@@ -56,11 +69,21 @@ def chain(before: str, last: int, records: int, source: Cursor, body: bytes) -> 
     return blake3(header.encode() + body).hexdigest(length=16)
 
 
-def asked(journal: str, cursors: Sequence[Cursor]) -> tuple[int, dict[str, int]]:
-    """Up to where the holder of these cursors has read this journal, and up to where which others."""
+def begin(former: Iterable[Life], id: str, end: int) -> list[Life]:
+    """The lives of a journal that is opened with this end: of the former, those that wrote something that is here."""
+    return [*(life for life in former if life.after < end), Life(id, end)]
+
+
+def reached(lives: Iterable[Life]) -> dict[str, int]:
+    """Up to which position each did, in order; the last one still writes and is not among them."""
+    return {life.id: following.after for life, following in pairwise(lives)}
+
+
+def asked(own: Container[str], cursors: Sequence[Cursor]) -> tuple[int, dict[str, int]]:
+    """Up to where the holder of these cursors has read this journal, whose ids are ``own``, and where which others."""
     after, others = 0, dict[str, int]()
     for cursor in cursors:
-        if cursor.journal == journal:
+        if cursor.journal in own:
             after = max(after, cursor.position)
         elif cursor.journal:
             others[cursor.journal] = max(others.get(cursor.journal, 0), cursor.position)
@@ -75,7 +98,6 @@ class Kept:
         self._before = position, digest
         self._limit = limit
         self._sources: dict[str, Cursor] = {}
-        self._reread = 0
         self._rows: list[Row] = []
         self._size = 0
         self._lock = Lock()
@@ -84,7 +106,7 @@ class Kept:
 
     def add(self, row: Row) -> None:
         with self._lock:
-            if row.source.journal and row.last > self._reread:
+            if row.source.journal:
                 self._note(row.source)
             self._rows.append(row)
             self._size += len(row.body) + ROW_OVERHEAD
@@ -94,12 +116,6 @@ class Kept:
     def cursors(self) -> tuple[Cursor, ...]:
         with self._lock:
             return tuple(sorted(self._sources.values()))
-
-    def forget_cursors(self, position: int) -> None:
-        """Those of all rows up to this position."""
-        with self._lock:
-            self._reread = position
-            self._sources.clear()
 
     def _note(self, source: Cursor) -> None:
         if source.position >= self._sources.get(source.journal, source).position:
@@ -120,9 +136,10 @@ class Kept:
             last, digest = (self._rows[number - 1].last, self._rows[number - 1].digest) if number else self._before
             return digest if last == position else None
 
-    def slice(self, journal: str, cursors: Sequence[Cursor], limit_records: int, limit_bytes: int) -> Slice | None:
-        """As :meth:`mesh.shell.journal.Journal.tail`; ``journal`` is our own id."""
-        after, others = asked(journal, cursors)
+    def slice(
+        self, journal: str, after: int, others: dict[str, int], limit_records: int, limit_bytes: int
+    ) -> Slice | None:
+        """As :meth:`mesh.shell.journal.Journal.tail`; ``journal`` is this life's id, :func:`asked` gave the rest."""
         bodies: list[bytes] = []
         records = size = 0
         with self._lock:

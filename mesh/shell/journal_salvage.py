@@ -3,8 +3,8 @@
 Owns the moving of the files, such that a kill at any point loses nothing that was there. It must not decide that a
 journal is damaged: opening and reading it say so, and whoever hears that calls :func:`salvage`.
 
-The new journal has an id of its own, for what others read of the old one is not all in it; the sources of its rows
-stay, so that only what is missing is pulled from other members.
+The new journal keeps the lives of the old one as far as its rows go, and each row its source: what others read of those
+is still here, and only what is missing is pulled from other members.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mesh.shell.journal_file import (
+    ADD_LIFE,
     INSERT,
     JournalCorrupt,
     JournalError,
@@ -27,10 +28,12 @@ from mesh.shell.journal_file import (
     decode,
     explain,
     migrate,
+    read_lives,
     read_rows,
     rows_of_version_1,
+    transaction,
 )
-from mesh.shell.journal_rows import Row
+from mesh.shell.journal_rows import Life, Row
 
 PARTS = ("-wal", "-shm", "-journal")  # what SQLite keeps beside a file
 
@@ -88,13 +91,13 @@ def _build(path: Path, building: Path) -> int:
     last = 0
     with closing(connect(building)) as target:
         migrate(building, target)
-        target.execute("BEGIN IMMEDIATE")
-        if not _too_small(path):
-            for row in _intact(path):
-                target.execute(INSERT, as_values(row))
-                last = row.last
-            target.execute("UPDATE identity SET reread = ?", (min(_reread(path), last),))
-        target.execute("COMMIT")
+        with transaction(target):
+            target.execute("DELETE FROM lives")
+            if not _too_small(path):
+                for row in _intact(path):
+                    target.execute(INSERT, as_values(row))
+                    last = row.last
+                target.executemany(ADD_LIFE, (life for life in _lives(path) if life.after < last))
         target.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()  # the file alone is moved
     return last
 
@@ -124,13 +127,13 @@ def _intact(path: Path) -> Iterator[Row]:
             raise explain(path, error) from error
 
 
-def _reread(path: Path) -> int:
+def _lives(path: Path) -> list[Life]:
+    """None where they cannot be read, as in version 1: then what others read is read by them once more."""
     try:
         with closing(connect(path)) as source:
-            (position,) = source.execute("SELECT reread FROM identity").fetchone() or (0,)
-            return int(position)
-    except (sqlite3.Error, ValueError):
-        return 0
+            return read_lives(path, source)
+    except (JournalCorrupt, sqlite3.Error):
+        return []
 
 
 def _is_damage(path: Path, error: sqlite3.Error) -> bool:

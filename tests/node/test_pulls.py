@@ -1,4 +1,4 @@
-"""Pulls served from a journal in memory: who lags gets slices, who waits gets news, a wrong cursor renames."""
+"""Pulls served from a journal in memory: slices to who lags, news to who waits, and nothing for a wrong cursor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from mesh.core.effects import ServePull
-from mesh.core.events import Event, JournalRenamed, SuccessorSynced
+from mesh.core.events import Event, SuccessorSynced
 from mesh.core.ids import NodeId
 from mesh.core.lattice import Record, Register
 from mesh.core.messages import NO_CURSOR, Cursor, Message, Pulled
@@ -111,18 +111,55 @@ def test_records_that_the_puller_has_from_elsewhere_move_its_cursor_only() -> No
     assert (records(pulled), pulled.cursor, pulled.end) == ([], rig.journal.cursor, True)
 
 
-@pytest.mark.parametrize("wrong", [Cursor("j", 1, "another content"), Cursor("j", 9, "")])
-def test_a_cursor_that_is_not_of_this_content_gives_the_journal_a_new_id(
+def test_what_was_read_in_a_former_life_counts() -> None:
+    rig = Rig(rows=2)
+    two = rig.journal.cursor
+    rig.journal.crash()
+    (three,) = rig.write(1)
+    end = rig.journal.cursor
+    assert end.journal != two.journal
+    rig.pulls.serve(ServePull("50-B", 7, (two,), True))
+    pulled = rig.take()
+    assert (pulled.cursor, records(pulled)) == (end, [three])
+    rig.journal.crash()
+    rig.pulls.serve(ServePull("50-B", 7, (two, end), True))
+    assert rig.sent == [], "it has everything, although not by this life's id"
+    assert rig.posted == [SuccessorSynced("50-B", 2), SuccessorSynced("50-B", 3)], "the furthest"
+    (four,) = rig.write(1)
+    assert records(rig.take()) == [four]
+
+
+WRONG = [Cursor("j", 1, "another content"), Cursor("j", 9, "")]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_cursor_of_a_history_that_was_undone_counts_for_nothing(
     wrong: Cursor, caplog: pytest.LogCaptureFixture
 ) -> None:
+    rig = Rig(rows=1)
+    rig.write(1, Cursor("other", 8, "c"))
+    rig.journal.crash()
+    elsewhere = Cursor("other", 8, "c")
+    with caplog.at_level(logging.WARNING):
+        rig.pulls.serve(ServePull("50-B", 7, (wrong, elsewhere), True))
+    pulled = rig.take()
+    assert (pulled.cursor, records(pulled)) == (rig.journal.cursor, [row(0)])
+    assert rig.posted == [], "that node holds no copy of it"
+    (told,) = caplog.records
+    assert getattr(told, "event", "") == "journal_rewound"
+    assert f"50-B has read up to record {wrong.position} of this journal, which does not hold it" in told.getMessage()
+    rig.pulls.serve(ServePull("50-B", 7, (wrong, pulled.cursor), True))
+    assert rig.sent == []
+    assert rig.posted == [SuccessorSynced("50-B", 2)]
+
+
+def test_a_wrong_cursor_is_told_once_for_each_reader(caplog: pytest.LogCaptureFixture) -> None:
     rig = Rig(rows=2)
     with caplog.at_level(logging.WARNING):
-        rig.pulls.serve(ServePull("50-B", 7, (wrong,), True))
-    pulled = rig.take()
-    assert rig.journal.id != "j"
-    assert (pulled.cursor, len(records(pulled))) == (rig.journal.cursor, 2)
-    assert rig.posted == [JournalRenamed(rig.journal.id)], "and that node holds no copy of it"
-    assert "restored from a backup" in caplog.text
+        for reader in ("50-B", "50-C", "50-B"):
+            for wrong in WRONG:
+                rig.pulls.serve(ServePull(reader, 7, (wrong,), False))
+    assert [message.args[0] for message in caplog.records if message.args] == ["50-B", "50-C"]
 
 
 async def test_what_is_not_kept_in_memory_is_read_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -58,13 +58,19 @@ def sql(path: Path, statement: str, *arguments: object) -> list[Any]:
 
 
 class Faulty:
-    """The writer's connection, of which some writes fail."""
+    """The writer's connection, of which some writes fail: so many, after so many that do not."""
 
-    def __init__(self, inner: sqlite3.Connection, failures: int) -> None:
-        self._inner, self.failures = inner, failures
+    def __init__(self, inner: sqlite3.Connection, failures: int, before: int = 0) -> None:
+        self._inner, self.failures, self._before = inner, failures, before
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._inner.in_transaction
 
     def execute(self, *arguments: Any) -> object:
-        if self.failures:
+        if self._before:
+            self._before -= 1
+        elif self.failures:
             self.failures -= 1
             raise sqlite3.OperationalError("database or disk is full")
         return self._inner.execute(*arguments)
@@ -217,7 +223,7 @@ def test_a_row_ends_when_it_is_large(path: Path) -> None:
     assert rows(path) == [1800, 1800, 900, 5000, 1, 1, 1]
     assert ROW_RECORDS == 2000
     with closing(Journal.open(path)) as again:
-        assert again.read(1799, 3) == (runs(1800, 1802), 1802, False)
+        assert list(islice(again.records(), 9501)) == runs(1, 9501)
 
 
 def test_a_failure_is_told_once_however_often_it_is_tried(path: Path) -> None:
@@ -260,8 +266,6 @@ def damaged(path: Path, match: str) -> None:
     with closing(Journal.open(path)) as journal:
         with pytest.raises(JournalCorrupt, match=match) as caught:
             list(journal.records())
-        with pytest.raises(JournalCorrupt, match=match):
-            journal.read(0, 100)
     assert str(path) in str(caught.value)
     assert "sets the damaged file aside" in str(caught.value)
 
@@ -292,8 +296,10 @@ def test_what_is_before_the_damage_can_be_read(path: Path) -> None:
     filled(path, 2, 6, 9)
     sql(path, "UPDATE batches SET body = zeroblob(length(body)) WHERE last = 6")
     with closing(Journal.open(path)) as journal:
-        assert journal.read(0, 2) == (runs(1, 2), 2, False)
-        assert journal.read(6, 9) == (runs(7, 9), 9, True)
+        found = journal.records()
+        assert list(islice(found, 2)) == runs(1, 2)
+        with pytest.raises(JournalCorrupt):
+            next(found)
 
 
 def test_a_missing_batch_is_found(path: Path) -> None:
@@ -312,6 +318,9 @@ def test_what_is_served_from_the_file_is_checked(path: Path) -> None:
             journal.slice((start.cursor,), 2, 1000)
         after = Cursor(journal.id, 6, "")
         assert journal.slice((after,), 9, 1000).records() == runs(7, 9)
+    sql(path, "UPDATE batches SET count = 'x' WHERE last = 6")
+    with closing(Journal.open(path)) as journal, pytest.raises(JournalCorrupt, match="position 6 is none"):
+        journal.slice((), 9, 1000)
     sql(path, "DELETE FROM batches WHERE last = 6")
     with closing(Journal.open(path)) as journal, pytest.raises(JournalCorrupt, match="are missing"):
         journal.slice((start.cursor,), 9, 1000)
@@ -361,14 +370,43 @@ def test_a_database_of_others_is_refused_and_kept(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_journal_without_its_id_is_refused(path: Path) -> None:
+@pytest.mark.parametrize("change", ["after = 'x'", "after = 1.5", "id = x'00'", "id = CAST(x'ff' AS TEXT)"])
+def test_lives_that_are_none_are_found(path: Path, change: str) -> None:
     filled(path, 2)
-    sql(path, "DELETE FROM identity")
-    with pytest.raises(JournalCorrupt, match="no id"):
+    sql(path, f"UPDATE lives SET {change}")
+    before = sql(path, "SELECT CAST(id AS BLOB), after FROM lives")
+    with pytest.raises(JournalCorrupt, match=r"lives cannot be read|UTF-8"):
+        Journal.open(path)
+    assert sql(path, "SELECT CAST(id AS BLOB), after FROM lives") == before
+
+
+def test_two_lives_of_one_id_are_found(path: Path) -> None:
+    filled(path, 2)
+    sql(path, "DROP TABLE lives")
+    sql(path, "CREATE TABLE lives (id, after)")  # no key that would forbid it, as where it is damaged
+    sql(path, "INSERT INTO lives VALUES ('L', 0), ('L', 1)")
+    with pytest.raises(JournalCorrupt, match="lives cannot be read"):
         Journal.open(path)
 
 
-@pytest.mark.parametrize("table", ["schema", "identity", "batches"])
+def test_a_life_that_does_not_end_where_a_row_does_is_not_told(path: Path) -> None:
+    """A bit flipped in their table, which has no digest."""
+    for last in (2, 6, 9):
+        filled(path, last)
+    sql(path, "UPDATE lives SET after = 3 WHERE after = 2")
+    with closing(Journal.open(path)) as journal:
+        assert [end.position for end in journal.own()] == [6, 9, 9]
+
+
+def test_a_journal_without_lives_has_none_before_this_one(path: Path) -> None:
+    filled(path, 2)
+    sql(path, "DELETE FROM lives")
+    with closing(Journal.open(path)) as journal:
+        assert journal.own() == (journal.cursor,)
+        assert journal.position == 2
+
+
+@pytest.mark.parametrize("table", ["schema", "lives", "batches"])
 def test_a_journal_without_one_of_its_tables_is_refused(path: Path, table: str) -> None:
     filled(path, 2)
     sql(path, f"DROP TABLE {table}")
@@ -433,13 +471,13 @@ def test_an_older_schema_is_brought_up_to_date_and_keeps_its_records(
 ) -> None:
     filled(path, 2)
     with closing(Journal.open(path)) as journal:
-        first = journal.id
+        first = journal.own()[0]
     later = (Migration("a", ("CREATE TABLE a (x)",)), Migration("b", ("ALTER TABLE a ADD COLUMN y",)))
     monkeypatch.setattr(module, "MIGRATIONS", (*MIGRATIONS, *later))
     for _ in range(2):  # the second time there is nothing to do
         with closing(Journal.open(path)) as journal:
             assert list(journal.records()) == runs(1, 2)
-            assert journal.id == first
+            assert journal.own() == (first, journal.cursor)
     assert sql(path, "SELECT version, name FROM schema") == [
         *((number, migration.name) for number, migration in enumerate(MIGRATIONS, 1)),
         (3, "a"),
@@ -488,17 +526,30 @@ def test_a_journal_of_version_1_is_as_if_this_one_had_written_it(path: Path, tmp
     filled(tmp_path / "now", 2, 6, 9)
     rows = "SELECT * FROM batches ORDER BY last"
     for _ in range(2):
-        with closing(Journal.open(path, owner="me")) as journal:
-            assert journal.id == "0123456789abcdef0123456789abcdef"
+        with closing(Journal.open(path)) as journal:
+            assert journal.own() == (Cursor("0123456789abcdef0123456789abcdef", *journal.cursor[1:]), journal.cursor)
             assert list(journal.records()) == runs(1, 9)
             assert journal.cursors() == ()
             assert journal.slice((), 100, 1000).records() == runs(1, 9)
         assert sql(path, rows) == sql(tmp_path / "now", rows)
     assert sql(path, "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name") == [
         ("batches",),
-        ("identity",),
+        ("lives",),
         ("schema",),
     ]
+
+
+def test_an_empty_journal_of_version_1_has_no_former_life(path: Path) -> None:
+    version_1(path)
+    with closing(Journal.open(path)) as journal:
+        assert journal.own() == (journal.cursor,)
+
+
+def test_a_journal_of_version_1_without_its_id_is_refused(path: Path) -> None:
+    version_1(path, 2)
+    sql(path, "DROP TABLE identity")
+    with pytest.raises(JournalCorrupt, match="lacks its table identity"):
+        Journal.open(path)
 
 
 @pytest.mark.parametrize(
@@ -519,72 +570,56 @@ def test_a_damaged_journal_of_version_1_stays_as_it_is(path: Path, change: str, 
     assert sql(path, "SELECT version FROM schema") == [(1,)]
 
 
-# Whose it is, and whether it is what others read
+# Whether it is what others read
 
 
-def test_a_copy_of_another_node_s_journal_takes_a_new_id(path: Path, tmp_path: Path) -> None:
-    with closing(Journal.open(path)) as journal:  # whoever does not say, does not own it
-        name = journal.id
-    for _ in range(2):
-        with closing(Journal.open(path, owner="A")) as journal:
-            assert journal.id == name
-            end = journal.cursor
-    copy = shutil.copy(path, tmp_path / "copy")
-    for _ in range(2):
-        with closing(Journal.open(Path(copy), owner="B")) as journal:
-            assert journal.id != name
-            assert not journal.verify(end)
-            copied = journal.id
-    with closing(Journal.open(path, owner="A")) as journal, closing(Journal.open(Path(copy))) as other:
-        assert (journal.id, other.id) == (name, copied)
-
-
-def test_a_file_that_was_put_back_is_told_from_what_was_read(path: Path, tmp_path: Path) -> None:
-    filled(path, 2, 6)
-    shutil.copy(path, tmp_path / "backup")
-    filled(path, 9)
+def test_a_copy_of_another_node_s_journal_goes_its_own_way(path: Path, tmp_path: Path) -> None:
     with closing(Journal.open(path)) as journal:
-        read, kept = journal.cursor, journal.slice((), 6, 10_000).cursor
-    shutil.copy(tmp_path / "backup", path)
-    journal = Journal.open(path)
-    assert not journal.verify(read)  # beyond the end
-    assert journal.verify(kept)
-    journal.append(9, [Run("other", n, 0) for n in range(3)])  # what it does without knowing
-    ears = Ears(journal)
-    ears.until(9)
-    assert read[:2] == journal.cursor[:2]
-    assert not journal.verify(read)
-    journal.close()
-    with closing(Journal.open(path)) as journal:  # the same, from the file
-        assert not journal.verify(read)
-        assert journal.verify(kept)
-        assert not journal.verify(kept._replace(position=7))
+        ears = Ears(journal)
+        journal.append(2, runs(1, 2))
+        ears.until(2)
+        common = journal.cursor
+        copy = Path(shutil.copytree(path.parent, tmp_path / "copy")) / path.name
+        with closing(Journal.open(copy)) as copied:
+            assert copied.own() == (common, Cursor(copied.id, *common[1:]))
+            assert copied.verify(common)
+            journal.append(3, runs(3, 3))
+            ears.until(3)
+            assert not copied.verify(journal.cursor)
+            assert not journal.owns(copied.id)
 
 
-def test_a_name_that_cannot_be_written_is_not_taken(path: Path) -> None:
+def test_a_life_is_on_disk_with_its_first_row_and_not_before(path: Path) -> None:
     filled(path, 2)
-    with closing(Journal.open(path, busy_timeout=0.01)) as journal:
-        name = journal.id
-        with closing(sqlite3.connect(path, isolation_level=None)) as blocker:
-            blocker.execute("BEGIN IMMEDIATE")
-            with pytest.raises(JournalError, match="locked"):
-                journal.rename()
-        assert journal.id == name
-        fresh = journal.rename()
+    before = path.read_bytes()
     with closing(Journal.open(path)) as journal:
-        assert journal.id == fresh != name
-
-
-def test_what_waits_to_be_written_when_it_is_renamed_was_asked_for_before(path: Path) -> None:
-    journal = Journal.open(path)
-    journal.append(2, runs(1, 2), Cursor("J", 2, "j"))
-    journal.rename()
-    journal.append(3, runs(3, 3), Cursor("K", 1, "k"))
-    Ears(journal)
+        former = journal.own()[0].journal
+    assert path.read_bytes() == before, "who only reads changes nothing"
+    journal = Journal.open(path, retry_after=3600)  # until close wakes it
+    # BEGIN, and the life's two statements; then the row's fails.
+    journal._writer = Faulty(journal._writer, failures=1, before=3)  # type: ignore[assignment]
+    ears = Ears(journal)
+    journal.append(3, runs(3, 3))
+    assert "full" in str(ears.next())
+    lives = "SELECT * FROM lives ORDER BY after"
+    assert sql(path, lives) == [(former, 0)]
+    journal.append(4, runs(4, 4))
     journal.close()
-    assert journal.cursors() == (Cursor("K", 1, "k"),)
-    with closing(Journal.open(path)) as again:
-        assert again.cursors() == (Cursor("K", 1, "k"),)
+    assert rows(path) == [2, 1, 1]
+    assert sql(path, lives) == [(former, 0), (journal.id, 2)]
+
+
+def test_rows_that_are_gone_take_their_lives_with_them(path: Path) -> None:
+    for last in (2, 6, 9):
+        filled(path, last)
+    with closing(Journal.open(path)) as journal:
+        ends = journal.own()
+    sql(path, "DELETE FROM batches WHERE last > 2")
+    filled(path, 4)
+    with closing(Journal.open(path)) as journal:
+        assert [end.position for end in journal.own()] == [2, 4, 4]
+        assert journal.own()[0] == ends[0]
+        assert not any(journal.owns(end.journal) for end in ends[1:])
 
 
 # Memory

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -18,7 +20,7 @@ from mesh.core.messages import NO_CURSOR, Cursor
 from mesh.shell import journal_file, journal_rows
 from mesh.shell.journal import Journal
 from mesh.shell.journal_memory import MemoryJournal
-from mesh.shell.journal_rows import Slice
+from mesh.shell.journal_rows import TOLD_LIVES, Slice
 from tests.shell.journal_ears import Ears, runs
 
 AnyJournal: TypeAlias = Journal | MemoryJournal
@@ -28,7 +30,7 @@ class Bench(Protocol):
     """How a test handles either."""
 
     def open(self) -> AnyJournal:
-        """The same journal each time, as its last process left it."""
+        """The same journal each time, as its last process left it: another life."""
 
     def sync(self, journal: AnyJournal) -> None:
         """Let it write; a real one does so by itself."""
@@ -37,10 +39,16 @@ class Bench(Protocol):
 
     def mend(self, journal: AnyJournal) -> None: ...
 
+    def back_up(self) -> None:
+        """A copy is made of what is synced."""
+
+    def restore(self) -> None:
+        """It is put back in the place of the journal, which is closed."""
+
 
 class FileBench:
     def __init__(self, path: Path) -> None:
-        self._path = path / "journal.sqlite"
+        self._path, self._backup = path / "journal.sqlite", path / "backup"
         self._blocker: sqlite3.Connection | None = None
 
     def open(self) -> Journal:
@@ -57,12 +65,21 @@ class FileBench:
         assert self._blocker is not None
         self._blocker.close()
 
+    def back_up(self) -> None:
+        with closing(sqlite3.connect(self._path)) as source, closing(sqlite3.connect(self._backup)) as target:
+            source.backup(target)
+
+    def restore(self) -> None:
+        shutil.copy(self._backup, self._path)
+
 
 class MemoryBench:
-    def __init__(self) -> None:
-        self._journal = MemoryJournal()
+    def __init__(self, name: str = "memory") -> None:
+        self._journal = MemoryJournal(name)
+        self._backup = 0
 
     def open(self) -> MemoryJournal:
+        self._journal.crash()
         return self._journal
 
     def sync(self, journal: AnyJournal) -> None:
@@ -74,10 +91,32 @@ class MemoryBench:
     def mend(self, journal: AnyJournal) -> None:
         self._journal.failure = ""
 
+    def back_up(self) -> None:
+        self._backup = self._journal.position
+
+    def restore(self) -> None:
+        self._journal.rewind(self._backup)
+
+
+BenchFor: TypeAlias = Callable[[str], Bench]
+
 
 @pytest.fixture(params=["file", "memory"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
-    return FileBench(tmp_path) if request.param == "file" else MemoryBench()
+def bench_for(request: pytest.FixtureRequest, tmp_path: Path) -> BenchFor:
+    """For journals of several names."""
+
+    def bench_for(name: str) -> Bench:
+        if request.param == "memory":
+            return MemoryBench(name)
+        (tmp_path / name).mkdir()
+        return FileBench(tmp_path / name)
+
+    return bench_for
+
+
+@pytest.fixture
+def bench(bench_for: BenchFor) -> Bench:
+    return bench_for("journal")
 
 
 VARIED: list[Record] = [
@@ -110,7 +149,6 @@ def test_opened_again_it_gives_the_same_records_and_goes_on(bench: Bench) -> Non
     journal.append(4, VARIED)
     journal.close()  # writes what is queued
     again = bench.open()
-    assert again.id == journal.id
     assert again.position == 4
     assert list(again.records()) == VARIED
     ears = Ears(again)
@@ -138,22 +176,14 @@ def test_slices_join_to_the_whole_whatever_their_size(bench: Bench, limit: int) 
         journal.append(last, runs(first, last))
         bench.sync(journal)
         ears.until(last)
-    for start in range(11):
+    for start in (0, 1, 6, 9, 10, 11):
         found: list[Record] = []
-        position, end = start, False
+        cursor, end = Cursor(journal.id, start, ""), False
         while not end:
-            records, last, end = journal.read(position, limit)
-            assert last == position + len(records)
-            assert len(records) == min(limit, 10 - position)
-            found, position = found + records, last
+            part = journal.slice((cursor,), limit, MUCH)
+            found, cursor, end = found + part.records(), part.cursor, part.end
         assert found == runs(start + 1, 10)
-    assert journal.read(11, limit) == ([], 10, True)
-    journal.close()
-
-
-def test_an_empty_journal_is_at_its_end(bench: Bench) -> None:
-    journal = bench.open()
-    assert journal.read(0, 10) == ([], 0, True)
+        assert cursor == journal.cursor
     journal.close()
 
 
@@ -186,7 +216,7 @@ def test_a_failure_is_told_once_and_what_waited_is_written_when_it_is_over(bench
     bench.sync(journal)
     assert journal.position == 1
     assert list(journal.records()) == runs(1, 1)
-    assert journal.read(0, 10) == (runs(1, 1), 1, True)
+    assert at(journal.slice((), MUCH, MUCH)) == (1, True, [1])
     bench.mend(journal)
     bench.sync(journal)
     ears.until(5)
@@ -226,19 +256,26 @@ class Scribe:
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self.journal = bench.open()
+        self._began = self.journal.position
         self.ears = Ears(self.journal)
 
     def write(self, count: int = 1, source: Cursor = NO_CURSOR) -> Cursor:
-        last = self.journal.position + count
-        self.journal.append(last, runs(last - count + 1, last), source)
+        first = self.journal.position + 1
+        return self.append(runs(first, first + count - 1), source)
+
+    def append(self, records: Sequence[Record], source: Cursor = NO_CURSOR) -> Cursor:
+        last = self.journal.position + len(records)
+        self.journal.append(last, records, source)
         self._bench.sync(self.journal)
         self.ears.until(last)
         return self.journal.cursor
 
     def slice(self, *cursors: Cursor, records: int = MUCH, size: int = MUCH) -> Slice:
-        """From the file; what memory says is the same."""
+        """From the file; what memory says is the same, as far back as it can tell."""
         found = self.journal.slice(cursors, records, size)
-        assert self.journal.tail(cursors, records, size) == found
+        start = max((cursor.position for cursor in cursors if self.journal.owns(cursor.journal)), default=0)
+        followed = self.journal.tail(cursors, records, size)
+        assert followed == found or (followed is None and start < self._began)
         return found
 
 
@@ -373,37 +410,171 @@ def test_cursors_are_the_furthest_that_synced_rows_hold(scribe: Scribe, bench: B
     again.close()
 
 
-def test_renamed_it_has_the_same_rows_and_asks_others_anew(scribe: Scribe, bench: Bench) -> None:
-    journal = scribe.journal
-    old = scribe.write(3, Cursor("J", 3, "j"))
-    name = journal.rename()
-    assert journal.id == name != old.journal
-    assert journal.cursor == old._replace(journal=name)
-    assert journal.verify(journal.cursor)
-    assert not journal.verify(old)
-    assert at(scribe.slice(old)) == (3, True, [1, 2, 3])
-    assert journal.cursors() == ()
-    scribe.write(1, Cursor("J", 2, "later"))
-    journal.close()
-    again = bench.open()
-    assert again.id == name
-    assert again.cursors() == (Cursor("J", 2, "later"),)
-    assert list(again.records()) == runs(1, 4)
-    again.close()
-
-
 def test_opened_again_it_serves_what_it_had(scribe: Scribe, bench: Bench) -> None:
     points = [scribe.write(2), scribe.write(2, Cursor("J", 2, "j")), scribe.write(2)]
     scribe.journal.close()
     again = bench.open()
-    assert again.cursor == points[2]
+    assert again.cursor == points[2]._replace(journal=again.id)
     assert all(again.verify(point) for point in points)
     assert at(again.slice((), MUCH, MUCH)) == (6, True, [1, 2, 3, 4, 5, 6])
     assert at(again.slice((points[0], Cursor("J", 2, "j")), MUCH, MUCH)) == (6, True, [5, 6])
     followed = again.tail(points[2:], MUCH, MUCH)
     assert followed is not None
     assert at(followed) == (6, True, [])
+    assert followed.cursor == again.cursor
     again.close()
+
+
+# Its lives
+
+
+def test_each_opening_is_another_life_and_the_former_ones_stay_its_own(bench: Bench) -> None:
+    ends: list[Cursor] = []
+    for _ in range(3):
+        scribe = Scribe(bench)
+        journal = scribe.journal
+        assert journal.own() == (*ends, journal.cursor)
+        assert journal.id not in {end.journal for end in ends}
+        early, end = scribe.write(), scribe.write()
+        assert journal.own() == (*ends, end)
+        ends.append(end)
+        assert all(journal.owns(end.journal) for end in ends)
+        assert all(journal.verify(point) for point in (early, *ends))
+        journal.close()
+    journal = bench.open()
+    for number, (life, position, digest) in enumerate(ends):
+        assert position == 2 * number + 2
+        beyond = ends[number + 1 :]
+        assert not any(journal.verify(later._replace(journal=life)) for later in beyond), "it did not reach that far"
+        assert not journal.verify(Cursor(life, position, "another content"))
+        assert not journal.verify(Cursor(life, position - 1, digest))
+        assert journal.verify(Cursor(life, 0, ""))
+        assert all(journal.verify(sooner._replace(journal=life)) for sooner in ends[:number]), "it went on from there"
+    assert all(journal.verify(end._replace(journal=journal.id)) for end in ends)
+    assert not journal.owns("other")
+    assert not journal.owns("")
+    journal.close()
+
+
+def test_a_reader_goes_on_after_the_furthest_that_it_read_in_any_life(bench: Bench) -> None:
+    ends = []
+    for _ in range(3):
+        scribe = Scribe(bench)
+        ends.append(scribe.write(2))
+        scribe.journal.close()
+    scribe = Scribe(bench)
+    new = scribe.write(1)
+    assert at(scribe.slice(ends[0])) == (7, True, [3, 4, 5, 6, 7])
+    assert at(scribe.slice(ends[2], ends[0])) == (7, True, [7])
+    assert scribe.slice(ends[1]).cursor == new, "by this life's id from now on"
+    assert at(scribe.slice(ends[0], new)) == (7, True, [])
+    scribe.journal.close()
+
+
+def test_a_life_that_wrote_nothing_leaves_no_trace(bench: Bench) -> None:
+    empty = bench.open()
+    first = empty.id
+    empty.close()
+    scribe = Scribe(bench)
+    assert not scribe.journal.owns(first)
+    assert scribe.journal.own() == (scribe.journal.cursor,)
+    end = scribe.write(2)
+    scribe.journal.close()
+    idle = bench.open()
+    assert idle.own() == (end, end._replace(journal=idle.id))
+    second = idle.id
+    idle.close()
+    journal = bench.open()
+    assert not journal.owns(second)
+    assert journal.own() == (end, end._replace(journal=journal.id))
+    journal.close()
+
+
+def test_what_fails_to_be_written_is_in_no_life(bench: Bench) -> None:
+    scribe = Scribe(bench)
+    end = scribe.write(2)
+    bench.break_(scribe.journal)
+    scribe.journal.append(3, runs(3, 3))
+    assert scribe.journal.own() == (end,)
+    scribe.journal.close()
+    bench.mend(scribe.journal)
+    journal = bench.open()
+    assert journal.own() == (end, end._replace(journal=journal.id))
+    journal.close()
+
+
+def test_of_many_lives_the_latest_are_told_and_all_are_its_own(bench: Bench) -> None:
+    ends = []
+    for _ in range(TOLD_LIVES + 2):
+        scribe = Scribe(bench)
+        ends.append(scribe.write())
+        scribe.journal.close()
+    journal = bench.open()
+    assert journal.own() == (*ends[3:], journal.cursor)
+    assert len(journal.own()) == TOLD_LIVES
+    assert all(journal.verify(end) for end in ends)
+    journal.close()
+
+
+def test_a_backup_that_is_put_back_is_told_from_what_was_read(bench: Bench) -> None:
+    scribe = Scribe(bench)
+    kept = [scribe.write(2), scribe.write(4)]
+    scribe.journal.close()
+    bench.back_up()
+    scribe = Scribe(bench)
+    lost = scribe.write(3)
+    scribe.journal.close()
+    bench.restore()
+    scribe = Scribe(bench)
+    journal = scribe.journal
+    for _ in range(2):
+        assert all(journal.verify(cursor) for cursor in kept)
+        assert not journal.owns(lost.journal), "nothing of that life is here"
+        assert not journal.verify(lost)
+        assert journal.own() == (kept[1], journal.cursor)
+        scribe.write(3)  # as far as what was lost
+    assert journal.position > lost.position
+    journal.close()
+
+
+def test_what_a_backup_took_back_is_left_out_by_nobody(bench_for: BenchFor) -> None:
+    """J is put back after D has read it, and written on. C has read the new J as far; D alone has what was lost."""
+    of_j = bench_for("J")
+    j, c, d = Scribe(of_j), Scribe(bench_for("C")), Scribe(bench_for("D"))
+
+    def pull(me: Scribe, other: Scribe, *cursors: Cursor) -> list[int]:
+        assert all(other.journal.verify(cursor) for cursor in cursors if other.journal.owns(cursor.journal))
+        found = other.slice(*cursors, *me.journal.own())
+        assert found.end
+        if records := found.records():
+            me.append(records, found.cursor)
+        return at(found)[2]
+
+    begun = j.write(2)
+    assert pull(c, j) == pull(d, j) == [1, 2]
+    of_j.back_up()
+    lost = j.write(2)
+    assert pull(d, j, *d.journal.cursors()) == [3, 4]
+    j.journal.close()
+    of_j.restore()
+    j = Scribe(of_j)
+    new = j.append([Run("new", number, 0) for number in (13, 14, 15)])
+    assert new.position > lost.position
+    assert pull(c, j, *c.journal.cursors()) == [13, 14, 15]
+    assert set(c.journal.cursors()) == {begun, new}
+    assert pull(c, d, *c.journal.cursors()) == [3, 4], "it has read J farther than D has, but another one"
+    assert j.journal.own() == (begun, new)
+    assert pull(j, d) == [3, 4], "and J itself gets it back"
+    assert d.journal.cursors() == (lost,)
+    assert j.journal.owns(lost.journal)
+    assert not j.journal.verify(lost), "so it is dropped, and D is served anew"
+    assert pull(d, j) == [1, 2, 13, 14, 15]
+    for scribe in (j, c, d):
+        assert {record.run for record in scribe.journal.records() if isinstance(record, Run)} == {
+            *range(1, 5),
+            *range(13, 16),
+        }
+        scribe.journal.close()
 
 
 def test_a_call_looks_at_so_many_rows_and_no_more(scribe: Scribe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -509,7 +680,7 @@ def test_nodes_that_pull_from_each_other_miss_nothing(steps: list[Step], limit: 
     """Three nodes; each step is one of them writing (itself) or pulling one slice (another). What they know already is
     not journaled again, as the ledger's joins have it.
     """
-    nodes = [MemoryJournal("ABC"[number]) for number in range(3)]
+    nodes = [MemoryJournal(name) for name in "ABC"]
     cursors: list[dict[str, Cursor]] = [{}, {}, {}]
     held: list[set[Record]] = [set(), set(), set()]
     written: list[Record] = []

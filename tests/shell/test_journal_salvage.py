@@ -27,7 +27,7 @@ LAST = ROWS[-1]
 def path(tmp_path: Path) -> Path:
     """A journal of a few pages; every second row was pulled from J, all is in the file itself."""
     path = tmp_path / "journal.sqlite"
-    journal = Journal.open(path, owner="me")
+    journal = Journal.open(path)
     ears = Ears(journal)
     for last in ROWS:
         journal.append(last, runs(last - 9, last), *([Cursor("J", last, "j")] if last % 20 == 0 else []))
@@ -40,7 +40,7 @@ def start(path: Path) -> tuple[Journal, list[Record]]:
     """As a daemon does."""
     finish(path)
     try:
-        journal = Journal.open(path, owner="me")
+        journal = Journal.open(path)
         try:
             return journal, list(journal.records())
         except BaseException:
@@ -48,18 +48,18 @@ def start(path: Path) -> tuple[Journal, list[Record]]:
             raise
     except JournalCorrupt:
         salvage(path, "now")
-    journal = Journal.open(path, owner="me")
+    journal = Journal.open(path)
     return journal, list(journal.records())
 
 
 def goes_on(path: Path, was: str, damaged: bytes | None = None) -> int:
-    """It starts with a prefix, under another id, and goes on; the damaged file is as it was. How many it kept."""
+    """It starts with a prefix, and goes on; the damaged file is as it was. How many it kept."""
     journal, records = start(path)
     assert records == runs(1, len(records))
     assert len(records) % 10 == 0
     assert len(records) == journal.position < LAST
-    assert journal.id != was
     kept = journal.position
+    assert [end[:2] for end in journal.own()] == [*([(was, kept)] if kept else []), (journal.id, kept)]
     assert journal.cursors() == ((Cursor("J", kept - kept % 20, "j"),) if kept >= 20 else ())
     assert len(journal.slice((Cursor("J", LAST, ""),), LAST, 1 << 30).records()) == kept - kept // 20 * 10
     (aside,) = set_aside(path)
@@ -71,16 +71,17 @@ def goes_on(path: Path, was: str, damaged: bytes | None = None) -> int:
     ears.until(kept + 1)
     journal.close()
     again, records = start(path)
+    assert again.own()[-2:] == (journal.cursor, again.cursor)
     again.close()
-    assert again.id == journal.id
     assert records == runs(1, kept + 1)
     assert sorted(file.name for file in path.parent.iterdir()) == ["journal.sqlite", aside.name]
     return kept
 
 
 def name(path: Path) -> str:
+    """The id of the life that wrote it."""
     with closing(Journal.open(path)) as journal:
-        return journal.id
+        return journal.own()[0].journal
 
 
 def test_a_byte_that_flipped_ends_what_is_kept(path: Path) -> None:
@@ -121,8 +122,9 @@ def test_a_file_of_something_else(path: Path, garbage: bytes) -> None:
 @pytest.mark.parametrize(
     ("change", "kept"),
     [
-        ("DELETE FROM identity", LAST),
-        ("DROP TABLE identity", LAST),
+        ("DROP TABLE lives", LAST),
+        ("UPDATE lives SET after = 'x'", LAST),
+        ("UPDATE lives SET id = CAST(x'ff' AS TEXT)", LAST),
         ("DELETE FROM schema", LAST),
         ("DROP TABLE batches", 0),
         ("DELETE FROM batches WHERE last = 110", 100),
@@ -133,9 +135,10 @@ def test_a_part_that_is_gone(path: Path, change: str, kept: int) -> None:
     was = name(path)
     sql(path, change)
     journal, records = start(path)
-    journal.close()
     assert records == runs(1, kept)
     assert journal.id != was
+    assert journal.owns(was) == (kept > 0 and "lives" not in change)
+    journal.close()
 
 
 def test_a_damaged_journal_of_version_1(tmp_path: Path) -> None:
@@ -212,13 +215,28 @@ def test_a_lock_that_somebody_holds_is_no_damage(path: Path) -> None:
     assert records == runs(1, LAST)
 
 
-def test_what_a_renamed_journal_had_read_before_stays_forgotten(path: Path) -> None:
-    with closing(Journal.open(path)) as journal:
-        journal.rename()
-    sql(path, "UPDATE batches SET body = zeroblob(10) WHERE last = 300")
+def test_lives_are_kept_as_far_as_the_rows_are(path: Path) -> None:
+    """So who read what is still here goes on after it, and who read more of it is known for that."""
+    points = []
+    for life in (1, 2, 3):
+        journal = Journal.open(path)
+        ears = Ears(journal)
+        for last in (LAST + 20 * life - 10, LAST + 20 * life):
+            journal.append(last, runs(last - 9, last))
+            ears.until(last)
+            points.append(journal.cursor)
+        journal.close()
+    _, first, kept, lost, *beyond = points
+    sql(path, "UPDATE batches SET body = zeroblob(10) WHERE last = ?", lost.position)
     journal, records = start(path)
+    assert len(records) == kept.position
+    assert sql(path, "SELECT max(after) FROM lives") == [(first.position,)]
+    assert [end.position for end in journal.own()] == [LAST, *(point.position for point in (first, kept, kept))]
+    assert journal.own()[1:] == (first, kept, journal.cursor)
+    assert journal.owns(lost.journal)
+    assert not journal.verify(lost)
+    assert not any(journal.owns(point.journal) for point in beyond)
     journal.close()
-    assert (len(records), journal.cursors()) == (290, ())
 
 
 class Killed(BaseException):
