@@ -32,6 +32,7 @@ from mesh.core.machine import Machine
 from mesh.core.messages import Hello, Offer
 from mesh.lan.interfaces import dialable
 from mesh.node.answers import Answers
+from mesh.node.compaction import compacted
 from mesh.node.config import Config
 from mesh.node.driver import Driver, Ports, SystemClock
 from mesh.node.garbage import Collector
@@ -186,14 +187,19 @@ class Daemon:
         assert self._journal is not None
         try:
             try:
-                self._machine = self._join(me, self._journal)
+                machine = self._join(me, self._journal)
+                smaller = compacted(self._state.journal, self._journal, machine.ledger)
+                if smaller is not None:
+                    self._journal = smaller
+                    machine = self._join(me, smaller)
             except JournalCorrupt as error:
                 self._journal.close()
                 self._journal = self._begin_anew(error)
-                self._machine = self._join(me, self._journal)
+                machine = self._join(me, self._journal)
         except JournalError as error:
             raise Refused(73, error.what, error.why, error.hint) from error
-        return self._journal, self._machine
+        self._machine = machine
+        return self._journal, machine
 
     def _join(self, me: Me, journal: Journal) -> Machine:
         return Machine(me, params.lan(), journal.records(), self._clock.now(), journal.own(), journal.cursors())

@@ -5,6 +5,7 @@ Owns the SQL that more than one part needs. It must not know of threads nor of w
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -96,6 +97,7 @@ MIGRATIONS = (
     ),
 )
 TABLES = {"schema", "identity", "lives", "batches"}  # of any version
+PARTS = ("-wal", "-shm", "-journal")  # what SQLite keeps beside a file
 _PAGE = 512  # bytes: the smallest page of a database
 
 
@@ -107,6 +109,22 @@ def check_size(path: Path) -> None:
         raise damaged(path, f"of its file {size} bytes are left")
     if not size and log.exists() and log.stat().st_size:
         raise damaged(path, f"its file is missing or empty, and only the log {log.name} is left")
+
+
+def beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def parts(path: Path) -> list[Path]:
+    return [beside(path, suffix) for suffix in PARTS]
+
+
+def sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def connect(path: Path, busy_timeout: float = 1.0) -> sqlite3.Connection:

@@ -9,7 +9,6 @@ is still here, and only what is missing is pulled from other members.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,23 +18,25 @@ from typing import NamedTuple
 from mesh.shell.journal_file import (
     ADD_LIFE,
     INSERT,
+    PARTS,
     JournalCorrupt,
     JournalError,
     JournalTooNew,
     as_values,
+    beside,
     check_size,
     connect,
     decode,
     explain,
     migrate,
+    parts,
     read_lives,
     read_rows,
     rows_of_version_1,
+    sync_directory,
     transaction,
 )
 from mesh.shell.journal_rows import Life, Row
-
-PARTS = ("-wal", "-shm", "-journal")  # what SQLite keeps beside a file
 
 
 class Salvaged(NamedTuple):
@@ -48,13 +49,13 @@ def salvage(path: Path, stamp: str) -> Salvaged:
 
     Where that is raised, the damaged journal is still in its place. Waits for the disk.
     """
-    building, built = _beside(path, ".salvaging"), _beside(path, ".salvaged")
+    building, built = beside(path, ".salvaging"), beside(path, ".salvaged")
     try:
         for leftover in (building, built):
-            for file in (leftover, *_parts(leftover)):
+            for file in (leftover, *parts(leftover)):
                 file.unlink(missing_ok=True)
         records = _build(path, building)
-        for part in _parts(building):
+        for part in parts(building):
             part.unlink(missing_ok=True)
         building.rename(built)
         aside = _unused(path, stamp)
@@ -69,12 +70,12 @@ def salvage(path: Path, stamp: str) -> Salvaged:
 
 def finish(path: Path) -> None:
     """What a life that was killed in :func:`salvage` left to do. Call it before a journal is opened."""
-    built = _beside(path, ".salvaged")
+    built = beside(path, ".salvaged")
     try:
         if path.exists() or not built.exists():
             return
-        asides = [aside for aside in set_aside(path) if not _beside(aside, "-wal").exists()]
-        if any(part.exists() for part in _parts(path)):  # never to be taken for the log of the new one
+        asides = [aside for aside in set_aside(path) if not beside(aside, "-wal").exists()]
+        if any(part.exists() for part in parts(path)):  # never to be taken for the log of the new one
             _move(path, asides[-1] if asides else _unused(path, "unknown"))
         _put(built, path)
     except OSError as error:
@@ -145,39 +146,23 @@ def _is_damage(path: Path, error: sqlite3.Error) -> bool:
 def _move(path: Path, aside: Path) -> None:
     """The file first: where it is missing, :func:`finish` knows what was going on."""
     for suffix in ("", *PARTS):
-        file = _beside(path, suffix)
+        file = beside(path, suffix)
         if file.exists():
-            file.rename(_beside(aside, suffix))
-    _sync_directory(path.parent)
+            file.rename(beside(aside, suffix))
+    sync_directory(path.parent)
 
 
 def _put(built: Path, path: Path) -> None:
     built.rename(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def _unused(path: Path, stamp: str) -> Path:
-    aside, number = _beside(path, f".damaged-{stamp}"), 1
-    while any(file.exists() for file in (aside, *_parts(aside))):
+    aside, number = beside(path, f".damaged-{stamp}"), 1
+    while any(file.exists() for file in (aside, *parts(aside))):
         number += 1
-        aside = _beside(path, f".damaged-{stamp}.{number}")
+        aside = beside(path, f".damaged-{stamp}.{number}")
     return aside
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def _parts(path: Path) -> list[Path]:
-    return [_beside(path, suffix) for suffix in PARTS]
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _immovable(path: Path, error: OSError) -> JournalError:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from mesh.core import effects as do
 from mesh.core import events as ev
-from mesh.core.ids import JobId, NodeId, TaskId
+from mesh.core.ids import JobId, NodeId, TaskId, job_of
 from mesh.core.lattice import Job, Task
 from mesh.core.ledger import DONE
 
@@ -50,6 +50,8 @@ class Clients:
         self.retried: set[TaskId] = set()
         self.owners: dict[JobId, NodeId] = {}  # whom its client named, with the first slice of hold tasks
         self.paused: list[JobId] = []
+        self.deleting: set[JobId] = set()  # somebody asked to delete them
+        self.deleted: dict[JobId, list[Holders]] = {}  # and was told that they are, and where that is
         self.submitted: dict[str, set[JobId]] = {}  # to each life
         self.shown: dict[tuple[TaskId, str], list[Holders]] = {}  # digests of accepted results that clients were told
         self.open = 0
@@ -76,8 +78,13 @@ class Clients:
 
     def _submitted(self, part: tuple[Task, ...]) -> Callable[[do.Answer, Host], None]:
         def done(answer: do.Answer, host: Host) -> None:
+            job = part[0].job
+            if answer.error == "Conflict" and job in self.deleting:
+                return
             if answer.error:
                 self.world.violate(f"submission of {part[0].id} was refused: {answer.error} {answer.message}")
+            if self.is_deleted(job) and self.world.calmed and host in self.world.leaders():
+                self.world.violate(f"{host.name} takes {job} again, which was deleted")
             for task in part:
                 self.acknowledged.setdefault(task.id, set()).add(host.life)
                 self.held.setdefault(task.id, []).append((self.world.now, answer.durable_on))
@@ -91,7 +98,7 @@ class Clients:
     def ask_again(self) -> None:
         """A submission repeated is the same submission, and the same id with other contents is refused."""
         for task in list(self.tasks.values())[::10]:
-            if not self.survives(self.held[task.id]):
+            if not self.survives(self.held.get(task.id, [])):
                 continue
             job = self.jobs[task.job]
             self.ask(lambda call, job=job, task=task: self._submission(call, job, (task,)), self._submitted((task,)))  # type: ignore[misc]
@@ -112,6 +119,26 @@ class Clients:
                 self.cancelled[task].append((self.world.now, answer.durable_on))
 
         self.ask(lambda call: ev.CancelAsked(call, target), done)
+
+    def delete(self, job: JobId, tasks: Sequence[TaskId], tries: int = 6) -> None:
+        """Again a little later where it has not ended yet."""
+        self.deleting.add(job)
+
+        def done(answer: do.Answer, host: Host) -> None:
+            if not answer.error:
+                self.deleted.setdefault(job, []).append((self.world.now, answer.durable_on))
+                if ("deleted", job) not in host.disk.known:
+                    self.world.violate(f"{host.name} says that {job} is deleted before that is on its disk")
+            elif answer.error == "Conflict" and tries:
+                self.world.after(5.0, self.delete, job, tasks, tries - 1)
+            elif answer.error != "Conflict":
+                self._known(answer, host, tasks)
+
+        self.ask(lambda call: ev.DeleteAsked(call, job), done)
+
+    def is_deleted(self, job: JobId) -> bool:
+        """Whether it must be, for good: that was acknowledged, and not all is lost that was acknowledged so."""
+        return self.survives(self.deleted.get(job, []))
 
     def retry(self, target: JobId | TaskId, tasks: Sequence[TaskId]) -> None:
         self.retried.update(tasks)
@@ -168,6 +195,8 @@ class Clients:
             assert host.machine is not None
             known = {peer.life for peer in host.machine.members.peers.values()} | {host.life}
             for task in tasks:
+                if job_of(task) in self.deleting:
+                    continue
                 if self.acknowledged.get(task, set()) & known and self.survives(self.held[task]):
                     self.world.violate(f"{host.name} denies {task}: {answer.message}")
 
@@ -223,15 +252,12 @@ class Clients:
         call = self._calls.pop((host.index, answer.call), None)
         if call is None:
             return
-        if answer.error == "NoLeader" and not call.request.answered and self._hopeless(call.request):
-            call.request.answered = True
-            self.open -= 1
         if answer.error == "NoLeader":
             self.world.after(0.5, self._try, call.request)
             return
         if not answer.error:
             assert host.machine is not None
-            missing = [task for task in call.tasks if ("task", task) not in host.disk.known]
+            missing = [task for task in call.tasks if not host.disk.has_task(task)]
             if missing or len(host.disk.records) < call.position:
                 self.world.violate(f"{host.name} acknowledged call {answer.call} before it was on its disk")
             self._check_copies(host, answer, call.tasks)
@@ -242,20 +268,11 @@ class Clients:
                 self._leader = host
             call.request.done(answer, host)
 
-    def _hopeless(self, request: Request) -> bool:
-        """Whether it asks of what was on disks alone that are lost: a leader names the member that might know, for ever
-        (there is no ``meshctl forget`` yet), and people know that it is no more."""
-        event = request.build(0)
-        if not self.world.calmed or not isinstance(event, ev.CancelAsked | ev.RetryAsked | ev.PriorityAsked):
-            return False
-        asked = [task.id for task in self.tasks.values() if event.target in (task.id, task.job)]
-        return all(task in self.held and not self.survives(self.held[task]) for task in asked)
-
     def _check_copies(self, host: Host, answer: do.Answer, tasks: Sequence[TaskId]) -> None:
         """What an answer says of the disks is so, and where it can be on two it is."""
         for other in self.world.hosts:
             if other.node in answer.durable_on and other.plan.ulid not in self.world.copied:
-                missing = [task for task in tasks if ("task", task) not in other.disk.known]
+                missing = [task for task in tasks if not other.disk.has_task(task)]
                 if missing:
                     self.world.violate(f"{host.name} says that {missing[0]} is durable on {other.name}: it is not")
         self._check_two(host, f"call {answer.call}", answer.durable_on)
@@ -275,7 +292,9 @@ class Clients:
     def told(self, host: Host, tasks: Sequence[TaskId]) -> None:
         assert host.machine is not None
         for task in tasks:
-            state = host.machine.ledger.tasks[task]
+            state = host.machine.ledger.known(task)
+            if state is None:  # in the same step it was deleted
+                continue
             accepted = state.accepted()
             if (
                 state.state == DONE

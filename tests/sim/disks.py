@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mesh.core import effects as do
 from mesh.core import events as ev
-from mesh.core.lattice import SUCCEEDED, Acceptance, Attempt, Claimed, Ended, Record, Run, Task
+from mesh.core.compaction import rewritten, useful
+from mesh.core.ids import TaskId, job_of
+from mesh.core.lattice import SUCCEEDED, Acceptance, Attempt, Claimed, Deleted, Ended, Record, Run, Task
+from mesh.core.ledger import Ledger
 from mesh.core.messages import Cursor, Pulled
 
 if TYPE_CHECKING:
@@ -52,17 +55,33 @@ class Disk:
     def start(self) -> tuple[list[Record], list[Cursor], list[Cursor]]:
         """What a new process finds: its records, how far each life of it reached, and what it holds of others'."""
         self._queue, self._writing, self._told_failed, self._parked = [], None, False, {}
+        self.lives = [life for life in self.lives if life[1] < len(self.records)]
+        if self.world.plan.compacts and self.rows:
+            self._compact()
         end = len(self.records)
-        self.lives = [life for life in self.lives if life[1] < end]
         self.lives.append((f"{self.host.name}/{self.host.life}", end))
         self.journal = self.lives[-1][0]
         own = [Cursor(journal, reached, "") for journal, reached in self._reaches()]
+        return list(self.records), own, self._cursors()
+
+    def _cursors(self) -> list[Cursor]:
         furthest = {row.source.journal: row.source for row in self.rows if row.source.journal}
-        return list(self.records), own, [furthest[journal] for journal in sorted(furthest)]
+        return [furthest[journal] for journal in sorted(furthest)]
 
     def _reaches(self) -> list[tuple[str, int]]:
         ends = [after for _, after in self.lives[1:]] + [len(self.records)]
         return [(journal, end) for (journal, _), end in zip(self.lives, ends, strict=True)]
+
+    def _compact(self) -> None:
+        """As ``mesh.node.compaction`` with ``mesh.shell.journal_compact``."""
+        ledger = Ledger()
+        for record in self.records:
+            ledger.join(record)
+        rows = [(Cursor(self.lives[-1][0], row.last, row.digest), row.records) for row in self.rows]
+        found = list(rewritten(list(useful(ledger)), rows, self._cursors()))
+        self.rows, self.records, self.known, self.lives = [], [], set(), []
+        for source, records in found:
+            self._add(source, tuple(records))
 
     def crash(self) -> None:
         """What was being written may have arrived, although nobody was told."""
@@ -75,6 +94,10 @@ class Disk:
         if not self._troubled():
             self._store((self._writing or []) + self._queue)
         self._queue, self._writing = [], None
+
+    def has_task(self, task: TaskId) -> bool:
+        """Or that its job was deleted, which is all that counts then."""
+        return ("task", task) in self.known or ("deleted", job_of(task)) in self.known
 
     def copy_of(self, other: Disk) -> None:
         self.rows, self.records, self.known = list(other.rows), list(other.records), set(other.known)
@@ -171,12 +194,15 @@ class Disk:
 
     def _store(self, batch: Batch) -> None:
         for persist in batch:
-            self.world.appends += 1
-            self.rows.append(Row(persist.position, f"{self.world.appends}", persist.source, persist.records))
-            self.records.extend(persist.records)
+            self._add(persist.source, persist.records)
             assert len(self.records) == persist.position, f"{self.host.name}: a hole before {persist.position}"
-            for record in persist.records:
-                self.known.update(_keys(record))
+
+    def _add(self, source: Cursor, records: tuple[Record, ...]) -> None:
+        self.world.appends += 1
+        self.records.extend(records)
+        self.rows.append(Row(len(self.records), f"{self.world.appends}", source, records))
+        for record in records:
+            self.known.update(_keys(record))
 
 
 def _keys(record: Record) -> Iterator[tuple[object, ...]]:
@@ -198,6 +224,8 @@ def key(record: Record) -> tuple[object, ...]:
             return ("run", record.task, record.run, record.cancelled)
         case Task():
             return ("task", record.id)
+        case Deleted():
+            return ("deleted", record.job)
         case Claimed():
             return ("claim", record.claim.term, record.claim.leader, record.claim.life)
     return ()

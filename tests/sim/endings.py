@@ -31,10 +31,18 @@ def unsettled(world: World) -> str:
     identities = [host.node[3:] for host in running]
     if len(set(identities)) < len(identities):
         return f"two lives of one identity: {sorted(identities)}"
+    for host in running:
+        assert host.machine is not None
+        left = [held.attempt.task for held in host.machine.worker.held.values()]
+        left = [task for task in left if leader.ledger.is_deleted(task)]
+        if left:
+            return f"{host.name} holds attempts at {left}, and their job was deleted"
     for name, task in world.clients.tasks.items():
+        if leader.ledger.is_deleted(name):
+            continue
         if name not in world.clients.acknowledged:
             return f"{name} was never acknowledged"
-        state = leader.ledger.tasks.get(name)
+        state = leader.ledger.known(name)
         if (state is None or state.spec is None) and not world.clients.survives(world.clients.held[name]):
             continue  # it was on the one disk alone that is lost, though who ran it may have kept the attempt
         if state is None or state.spec is None:
@@ -64,14 +72,33 @@ def judge(world: World) -> None:
         _rejoin(world, host)
         _agree(world, host, leader)
     for task in world.clients.acknowledged:
-        if task in leader.ledger.tasks:
-            _judge_task(world, task, leader.ledger.tasks[task])
+        state = leader.ledger.known(task)
+        if state is not None:
+            _judge_task(world, task, state)
+    _judge_deleted(world, running, leader)
     lowest = min((host.machine for host in running if host.may_lead and host.machine), key=lambda m: m.me.node)
     steady = world.params.settle * 2.0**lowest.election.losses
     if leader is not lowest and world.calm_for > steady * 1.01 + 5.0:
         world.violate(
             f"{leader.me.node} still leads, {lowest.me.node} is lower; nothing happened in {world.calm_for} s"
         )
+
+
+def _judge_deleted(world: World, running: list[Host], leader: Machine) -> None:
+    """What was deleted is gone from all who know what the leader knows, whoever slept through it; nothing else is."""
+    for job in sorted(leader.ledger.deleted - world.clients.deleting):
+        world.violate(f"{job} is deleted and nobody asked for it")
+    for job in world.clients.deleted:
+        if not world.clients.is_deleted(job):
+            continue
+        if job not in leader.ledger.deleted:
+            world.violate(f"{job} was deleted, and the leader does not know")
+        for host in running:
+            machine = host.machine
+            assert machine is not None
+            follows = host.node in leader.copies.standing()
+            if (machine is leader or follows) and (job in machine.ledger.jobs or job not in machine.ledger.deleted):
+                world.violate(f"{host.name} knows {job}, which was deleted")
 
 
 def _judge_task(world: World, task: TaskId, state: TaskState) -> None:
@@ -107,7 +134,9 @@ def _agree(world: World, host: Host, leader: Machine) -> None:
     if not host.may_lead:
         return
     for name, state in host.machine.ledger.tasks.items():
-        ours = leader.ledger.tasks.get(name)
+        if leader.ledger.is_deleted(name):
+            continue
+        ours = leader.ledger.known(name)
         for attempt, acceptance in (state.acceptances or {}).items():
             known = (ours.acceptances or {}).get(attempt) if ours is not None else None
             if known is None or known.claim.key < acceptance.claim.key:
@@ -121,6 +150,9 @@ def _rejoin(world: World, host: Host) -> None:
     for record in host.disk.records:
         rejoined.join(record)
     rejoined.check(whole=True)
+    assert rejoined.deleted == host.machine.ledger.deleted, f"{host.name}: its journal has other tombstones"
+    while rejoined.dying:
+        rejoined.purge(100)
     if host.machine.out.durable:
         for name, state in host.machine.ledger.tasks.items():
             found = rejoined.tasks.get(name)

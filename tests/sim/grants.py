@@ -104,8 +104,10 @@ class Grants:
             self.fail(f"{host.name} grants {grant.task.id} to {to} as {grant.attempt}, but {why}")
 
     def _why_not(self, host: Host, machine: Machine, to: str, grant: Grant) -> str:
-        task, state, world = grant.task, machine.ledger.tasks[grant.task.id], self.world
+        task, state, world = grant.task, machine.ledger.known(grant.task.id), self.world
         claim = machine.election.claim
+        if state is None:
+            return "its job was deleted"
         if task.shape.hold:
             if ("attempt", grant.attempt, False) not in host.disk.known:
                 return "it must not run twice, and the grant is not on disk"

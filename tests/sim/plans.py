@@ -51,6 +51,8 @@ class Plan:
     latency: tuple[float, float] = (0.0002, 0.003)
     ordered: bool = True
     discovery: bool = True
+    deletes: bool = False  # people delete jobs that have ended
+    compacts: bool = False  # journals are written anew at every start, however little is of no use in them
     limit: float = 300.0  # virtual seconds after the faults by which it must have settled
 
 
@@ -94,6 +96,8 @@ def plan_of(seed: int) -> Plan:
         max_lost=rng.choice((1, 3, 3)),
         latency=rng.choice(((0.0002, 0.003), (0.0002, 0.003), (0.005, 0.04))),
         ordered=rng.random() < 0.6,
+        deletes=rng.random() < 0.5,
+        compacts=rng.random() < 0.3,
     )
 
 

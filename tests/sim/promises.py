@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mesh.core import effects as do
-from mesh.core.ids import AttemptId, Life, TaskId
-from mesh.core.lattice import LOST, TASK_CANCELLED, Acceptance, Ended
+from mesh.core.ids import AttemptId, Life, TaskId, job_of
+from mesh.core.lattice import LOST, TASK_CANCELLED, Acceptance, Attempt, Ended
 from mesh.core.ledger import DONE, FINAL
 from mesh.core.messages import Heartbeat, Orders, Report
 from mesh.core.owners import NOT_COUNTED
@@ -24,6 +24,7 @@ class Promises:
         self.world, self.fail = world, world.violate
         self.accepted: dict[TaskId, list[tuple[float, Host, Life, AttemptId]]] = {}
         self.ended: set[Ended] = set()
+        self.tasks: dict[AttemptId, TaskId] = {}  # of all that was granted
 
     def _durable(self, host: Host, *key: object) -> None:
         if key not in host.disk.known:
@@ -43,11 +44,17 @@ class Promises:
                     self._durable(host, "claim", claim.term, claim.leader, claim.life)
             case Orders(acks=acks):
                 for attempt in acks:
-                    self._durable(host, "attempt", attempt, True)
+                    self._durable_or_deleted(host, machine, self.tasks[attempt], "attempt", attempt, True)
             case Report(attempts=attempts):
                 for known in attempts:
                     if known.ended:
-                        self._durable(host, "attempt", known.id, True)
+                        self._durable_or_deleted(host, machine, known.task, "attempt", known.id, True)
+
+    def _durable_or_deleted(self, host: Host, machine: Machine, task: TaskId, *key: object) -> None:
+        if machine.ledger.is_deleted(task) and key not in host.disk.known:  # then that is what must be on disk
+            self._durable(host, "deleted", job_of(task))
+        else:
+            self._durable(host, *key)
 
     def _copied(self, host: Host) -> bool:
         return host.plan.ulid in self.world.copied
@@ -55,8 +62,8 @@ class Promises:
     def on_shown(self, host: Host, machine: Machine, effect: do.TasksChanged) -> None:
         """What is shown is on disk as it stands, not only what had been when it was queued."""
         for task in effect.tasks:
-            state = machine.ledger.tasks[task]
-            if state.state not in FINAL:
+            state = machine.ledger.known(task)
+            if state is None or state.state not in FINAL:
                 continue
             if state.state == DONE:
                 facts = [("acceptance", task, attempt) for attempt in state.acceptances or ()]
@@ -67,14 +74,18 @@ class Promises:
 
     def on_persist(self, host: Host, machine: Machine, effect: do.Persist) -> None:
         for record in effect.records:
-            if type(record) is Acceptance and record.claim.life == host.life:
+            if type(record) is Attempt:
+                self.tasks[record.id] = record.task
+            elif type(record) is Acceptance and record.claim.life == host.life:
                 self._on_acceptance(host, machine, record)
             elif type(record) is Ended and record not in self.ended:  # else it came by another's journal
                 self.ended.add(record)
                 self._on_ended(machine, record)
 
     def _on_acceptance(self, host: Host, machine: Machine, record: Acceptance) -> None:
-        state = machine.ledger.tasks[record.task]
+        state = machine.ledger.known(record.task)
+        if state is None:
+            return  # in the same step it was deleted
         if len(state.acceptances or {}) > 1:
             self.fail(f"{host.name} accepts a second result of {record.task}: {sorted(state.acceptances or {})}")
         if state.cancelled >= state.run:
@@ -98,8 +109,10 @@ class Promises:
             return
         retries = self.world.clients.tasks[record.task].shape.retries
         failed = self.world.runners.failed.get(record.task, ())
-        attempts = machine.ledger.tasks[record.task].attempts.values()
-        lost = [a for a in attempts if a.phase == LOST and not a.ended and a.outcome.code != NOT_COUNTED]
+        state = machine.ledger.known(record.task)
+        if state is None:
+            return
+        lost = [a for a in state.attempts.values() if a.phase == LOST and not a.ended and a.outcome.code != NOT_COUNTED]
         once = failed and record.code in retries.not_on
         if len(failed) <= retries.max and not once and len(lost) < self.world.params.max_lost:
             self.fail(f"{record.task} failed for good ({record.code}) after {len(failed)} failures, {len(lost)} losses")

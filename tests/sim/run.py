@@ -44,6 +44,9 @@ def _play(world: World) -> None:
         world.at(job.at, world.clients.submit, job.job, job.tasks)
         _meddle(world, job)
     faults.plan()
+    if plan.deletes:
+        for job in plan.jobs:
+            _delete(world, job)
     wrong = lambda: bool(world.violations)  # noqa: E731
     if world.run_until(plan.fault_time + 45.0, wrong):
         return
@@ -88,6 +91,17 @@ def _restart_one(world: World) -> None:
         world.violate(f"{host.name} was started again, and then: {unsettled(world)}")
 
 
+def _delete(world: World, job: JobPlan) -> None:
+    """Half of them, some as soon as they may have ended, some in the midst of what goes wrong; a few while they run."""
+    rng, clients, tasks = world.rng, world.clients, [task.id for task in job.tasks]
+    when, what = job.at + rng.uniform(2.0, 45.0), rng.random()
+    if what < 0.2:
+        world.at(when, clients.cancel, job.job.id, tasks)
+        world.at(when + rng.uniform(0.0, 3.0), clients.delete, job.job.id, tasks)
+    elif what < 0.5:
+        world.at(when, clients.delete, job.job.id, tasks)
+
+
 def _meddle(world: World, job: JobPlan) -> None:
     """What people do to their jobs."""
     rng, clients, tasks = world.rng, world.clients, [task.id for task in job.tasks]
@@ -101,7 +115,8 @@ def _meddle(world: World, job: JobPlan) -> None:
     elif what < 0.32:
         world.at(when, clients.pause, job.job.id, tasks, rng.uniform(1.0, 30.0))
     elif what < 0.42:
-        world.at(when, clients.prioritise, rng.choice((job.job.id, tasks[0])), tasks, rng.randint(1, 10))
+        target = rng.choice((job.job.id, tasks[0]))
+        world.at(when, clients.prioritise, target, tasks[:1] if target == tasks[0] else tasks, rng.randint(1, 10))
     elif what < 0.5:
         world.at(when, clients.retry, tasks[0], tasks[:1])
     elif what < 0.6:
