@@ -6,7 +6,8 @@ effect.
 
 A way to read it, about 250 lines each:
 
-* what is remembered: ``ids``, ``lattice`` (the records and their joins), ``ledger`` (joined, with what is derived)
+* what is remembered: ``ids``, ``lattice`` (the records and their joins), ``ledger`` (joined, with what is derived),
+  ``compaction`` (what of it is still of use)
 * what is said: ``messages`` between nodes, ``events`` in, ``effects`` out, ``outbox`` (what waits for the disk)
 * who is there and who grants: ``members``, ``election``, ``identity``, ``puller`` (journals of others)
 * what becomes of tasks: ``tasks`` (one decision per task), ``control`` (what users ask), ``owners`` (what must not

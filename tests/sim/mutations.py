@@ -149,6 +149,28 @@ MUTATIONS = (
         "if False:",
         51,
     ),
+    # Deletion and compaction.
+    Mutation("a job's record outlives its tombstone", "mesh.core.ledger", "if job.id in self.deleted:", "if False:", 1),
+    Mutation("tasks outlive their tombstone", "mesh.core.ledger", "if self.is_deleted(task.id):", "if False:", 1),
+    Mutation(
+        "a deletion is acknowledged before it is safe",
+        "mesh.core.control",
+        "self.on_deleted(name)\n            self.out.when_safe(",
+        "self.on_deleted(name)\n            self.out.do(",
+    ),
+    Mutation(
+        "results of deleted jobs are kept for ever",
+        "mesh.core.leader",
+        "if self.ledger.is_deleted(attempt.task):  # nothing",
+        "if False:  # nothing",
+    ),
+    Mutation(
+        "compaction drops results",
+        "mesh.core.compaction",
+        "attempt.phase == SUCCEEDED if attempt.ended",
+        "attempt.phase > SUCCEEDED if attempt.ended",
+        8,
+    ),
     # Leases and losses.
     # Tasks.
     # Hold tasks: what must not run twice.
