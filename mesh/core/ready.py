@@ -197,8 +197,10 @@ class Ready:
         self._limits.pop(job, None)
 
     def detach(self, job: JobId) -> None:
-        """The same, at once however many they are; :meth:`forget` each of them in the course of time."""
+        """The same at once, but for the table's entries, of which there may be 100,000: :meth:`forget` each in time."""
         self._classes.pop(job, None)
+        for task_id in [key for key, waiting in self._waiting.items() if waiting.task.job == job]:
+            del self._waiting[task_id]  # else it would wake
         self._last = None
         self._paused.discard(job)
         self._limits.pop(job, None)
@@ -206,7 +208,6 @@ class Ready:
     def forget(self, task: TaskId) -> None:
         """A task of a job that was detached."""
         self._where.pop(task, None)
-        self._waiting.pop(task, None)
 
     def reprioritise(self, job: JobId, priority: int) -> None:
         """Gives a job's tasks another priority, less those with one of their own. O(classes of the job)."""

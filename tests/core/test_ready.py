@@ -170,6 +170,22 @@ def test_a_job_is_forgotten_whole() -> None:
     assert (ready.limit_of("j"), ready.is_paused("j"), ready.waiting) == (0, False, 0)
 
 
+def test_a_job_is_detached_at_once_and_forgotten_task_by_task() -> None:
+    ready = Ready()
+    push_all(ready, tasks("j", 3))
+    ready.push_later(tasks("j", 1, start=9)[0], 5, 0, at=1.0)
+    push_all(ready, tasks("o", 1), order=1)
+    ready.limit("j", 2)
+    ready.pause("j")
+    ready.detach("j")
+    ready.wake(2.0)
+    assert (ready.limit_of("j"), ready.is_paused("j"), ready.waiting, len(ready)) == (0, False, 0, 4)
+    for task in tasks("j", 4):
+        ready.forget(task.id)
+    assert len(ready) == 1
+    assert drain(ready) == ["o-00000"]
+
+
 SHAPES = (Shape(), Shape((Resources(2000),)), Shape(kind="x"))
 OPERATIONS = st.one_of(
     st.tuples(st.just("push"), st.integers(0, 11), st.integers(4, 6), st.booleans()),
