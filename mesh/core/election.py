@@ -143,7 +143,7 @@ class Election:
             return
         if self.role == FOLLOWING and peer.node == self.claim.leader:
             if claim is None:  # it stepped down: whoever it follows or defers to will be heard of
-                self._alone(now)
+                self._alone(now, claiming=self._pending)  # which we are, if it yielded to us a moment ago
             elif claim.life == self.claim.life and claim.term >= self.claim.term:
                 self._follow(claim, now)
             return
@@ -377,8 +377,8 @@ class Election:
         peer = self.members.peers.get(claim.leader)
         self._changed(peer.address if peer else "")
 
-    def _alone(self, now: float) -> None:
-        self.role, self.since, self._pending = ALONE, now, None
+    def _alone(self, now: float, claiming: Claim | None = None) -> None:
+        self.role, self.since, self._pending = ALONE, now, claiming
         self._changed("")
 
     def _step_down(self, defer: NodeId, reason: str, now: float) -> None:

@@ -65,6 +65,7 @@ class Leader:
         self._opened = 0.0  # when the present claim was made
         self._minted = 0
         self._hold_until = 0.0  # grants nothing before: after a takeover, after a suspend
+        self._until_declared = False  # or as soon as everybody who may run something has said what it runs
         self._lost_at: dict[NodeId, float] = {}  # when open attempts on a node without a session become LOST
         self._rebuild: Iterator[TaskId] | None = None
 
@@ -98,6 +99,7 @@ class Leader:
                 for peer in self.members.living(now):
                     self.on_member(peer, now)
                 self._hold_until = now + (self.params.takeover_grace if self._known_others() and not handed else 0.0)
+                self._until_declared = True
         self.tasks.dirty = True
 
     def close(self) -> None:
@@ -137,7 +139,7 @@ class Leader:
             self.puller.pull(peer.node, now)
 
     def on_resumed(self, now: float) -> None:
-        self._hold_until = max(self._hold_until, now + self.params.resume_wait)
+        self._hold_until, self._until_declared = max(self._hold_until, now + self.params.resume_wait), False
         for node, at in self._lost_at.items():
             self._lost_at[node] = max(at, now + self.lost_after)  # it was we who heard nothing
 
@@ -406,7 +408,7 @@ class Leader:
         for node in sorted(doubted):
             # Another leader lost it out of sight, and here it runs: its node says so again, before it is granted again.
             self.out.send(node, Refused(self.claim, alive=True))
-            self._hold_until = max(self._hold_until, now + self.params.takeover_grace)
+            self._hold_until, self._until_declared = max(self._hold_until, now + self.params.takeover_grace), False
         self.tasks.on_records(records, now)
 
     def _on_deleted(self, job: JobId) -> None:
@@ -449,7 +451,7 @@ class Leader:
             wake = self.tasks.ready.next_wake()
             if wake is not None and now >= wake:
                 self.tasks.dirty = True
-            if self.tasks.dirty and now >= self._hold_until and not self.trouble:
+            if self.tasks.dirty and not self.trouble and (now >= self._hold_until or self._declared(now)):
                 self._match(now)
             for node in sorted(self.sessions):
                 self.sessions[node].send(self.claim, self.params, self.out, now)
@@ -470,6 +472,17 @@ class Leader:
             self.tasks.dirty = True
             if self._rebuild.__length_hint__() == 0:  # type: ignore[attr-defined]  # a list iterator has one
                 self.phase, self._rebuild = OPEN, None
+
+    def _declared(self, now: float) -> bool:
+        """Whether everybody known who may run what no journal knows has said what it runs, since we took over."""
+        if not self._until_declared or self.phase != OPEN:
+            return False
+        for peer in self.members.known():
+            session = self.sessions.get(peer.node)
+            if not peer.gone and peer.role not in ("leader", "observer") and (session is None or not session.complete):
+                return False
+        self._hold_until = now
+        return True
 
     def _find_place(self, task: TaskId, now: float) -> None:
         """Of open attempts found in a journal: their node declares them, or they are lost after ``lost_after``."""

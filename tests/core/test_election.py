@@ -675,6 +675,17 @@ def test_5_to_whom_it_yields_claims_the_next_term() -> None:
     assert (rig.role, rig.claim) == (LEADING, claim("a", 6))
 
 
+def test_5_what_the_incumbent_says_after_its_yield_takes_nothing_back() -> None:
+    """It says that it leads no more, while the claim that it made room for is being written."""
+    rig = Rig("a")
+    rig.hear_leader("c", 5)
+    rig.election.on_message(node("c"), Yield(claim("c", 5), "leaving"), rig.now)
+    rig.hear("c", synced=False)
+    rig.settle()
+    assert rig.claim == claim("a", 6), "one claim, and no other after it"
+    assert rig.election.handed == node("c")
+
+
 def test_5_a_yield_of_a_claim_that_is_over_gives_nothing() -> None:
     rig = returning()
     rig.get("c", Yield(claim("c", 4), "late"))

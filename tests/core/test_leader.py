@@ -853,6 +853,25 @@ def test_a_takeover_pulls_rebuilds_and_then_grants_after_its_grace() -> None:
     assert {grant.task.id for grant in hand.granted.values()} == {"j-00000", "j-00001", "of-m"}
 
 
+def test_a_takeover_grants_as_soon_as_everybody_said_what_it_runs() -> None:
+    """The wait is for what no journal knows. Who is gone runs nothing; who leads only, neither."""
+    rig = Rig(job(), *tasks(2), open_as=None)
+    rig.member("m", "leader")
+    rig.member("gone")
+    rig.members.peers[node("gone")].gone = True
+    one_, other = rig.hand("b", declares=False), rig.hand("c", declares=False)
+    rig.leader.open(LEADER, rig.now)
+    rig.step()
+    rig.puller.on_pulled(node("m"), Pulled(1, Cursor("journal", 1, ""), True, (task("of-m"),)), rig.now)
+    one_.declare()
+    rig.step()
+    assert rig.leader.phase == OPEN
+    assert one_.granted == {}
+    other.declare()
+    rig.step()
+    assert {grant.task.id for hand in (one_, other) for grant in hand.granted.values()} >= {"j-00000", "j-00001"}
+
+
 def test_a_takeover_does_not_wait_for_a_journal_whose_node_is_silent() -> None:
     rig = Rig(job(), *tasks(1), open_as=None)
     rig.member("m")

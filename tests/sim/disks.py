@@ -77,7 +77,8 @@ class Disk:
         ledger = Ledger()
         for record in self.records:
             ledger.join(record)
-        rows = [(Cursor(self.lives[-1][0], row.last, row.digest), row.records) for row in self.rows]
+        base = self.lives[-1][0] if self.lives else f"{self.host.life}/none"
+        rows = [(Cursor(base, row.last, row.digest), row.records) for row in self.rows]
         found = list(rewritten(list(useful(ledger)), rows, self._cursors()))
         self.rows, self.records, self.known, self.lives = [], [], set(), []
         for source, records in found:
