@@ -76,3 +76,8 @@ NO_CLAIM = Claim(False, 0, "", "")
 def attempt_id(claim: Claim, number: int) -> AttemptId:
     """No two leaders, and no two lives of one leader, can mint the same id."""
     return f"{claim.term}.{claim.leader}.{claim.life}.{number}"
+
+
+def granter(attempt: AttemptId) -> NodeId:
+    """The leader that minted this id."""
+    return attempt.split(".", 2)[1] if attempt.count(".") >= 2 else ""

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from mesh.core.effects import Assignment, BeginAttempts, StopAttempts
 from mesh.core.identity import Me
-from mesh.core.ids import NO_CLAIM, AttemptId, Claim, NodeId
+from mesh.core.ids import NO_CLAIM, AttemptId, Claim, NodeId, granter
 from mesh.core.lattice import OFFERED, RELEASED, RUNNING, SUCCEEDED, Attempt, Outcome, Resources
 from mesh.core.messages import Bid, Grant, Offer, Orders, Refused, Report
 from mesh.core.needs import WHOLE, shares_of
@@ -25,6 +25,7 @@ BATCH_MICROS = 10_000  # of tiny tasks handed to one runner in one go: about 30 
 BATCH_TASKS = 64
 STUCK_AFTER = 0.5  # seconds that what is queued waits behind what turns out to run for long; then it may go elsewhere
 REFRESH = 5  # times resend_after: a report at rest every 5 s costs a leader of 1,000 workers 200 a second
+REMEMBERED = 256  # attempts that one leader granted and another acknowledged: what ran when leaders changed
 SPEED_CHANGE = 1.2  # a measured speed is sent again when it moved by this factor
 
 
@@ -65,6 +66,8 @@ class Worker:
         self._sent_speeds: dict[str, float] = {}
         self._unacknowledged: dict[AttemptId, float] = {}  # ended -> when last reported; oldest first
         self._unknown: dict[AttemptId, float] = {}  # ended, but the leader does not know their task; -> when it said so
+        # Ended, granted by one leader and acknowledged by another, by that one's id: the first may not have heard.
+        self._elsewhere: dict[AttemptId, tuple[Attempt, NodeId]] = {}
         self._ended: list[Attempt] = []  # to report now
         self._began: list[AttemptId] = []  # to report within a heartbeat
         self._progress: dict[AttemptId, bytes] = {}
@@ -297,6 +300,10 @@ class Worker:
         if held is None or not held.attempt.ended:
             return
         del self.held[name]
+        if granter(name) != self.claim.leader:
+            self._elsewhere[name] = held.attempt, self.claim.leader
+            if len(self._elsewhere) > REMEMBERED:
+                del self._elsewhere[next(iter(self._elsewhere))]
         self._unacknowledged.pop(name, None)
         self._unknown.pop(name, None)
         if not self.me.may_lead:  # who leads next must know of a success whose leader is gone
@@ -364,6 +371,11 @@ class Worker:
         self._declared_at, self._patience = now, min(self._patience * 2, 16 * self.params.resend_after)
         self.session, self.applied = self.session + 1, 0
         self._sent_speeds.clear()
+        for name, (attempt, leader) in list(self._elsewhere.items()):
+            if leader != self.claim.leader:  # an island's, say: who leads now may take it for running, or for lost
+                self.held[name] = Held(attempt, None)
+                self._unacknowledged[name] = now
+                del self._elsewhere[name]
         for name in (*self._unknown, *self._unacknowledged):
             self._unacknowledged[name] = now
         self._unknown.clear()

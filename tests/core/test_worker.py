@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mesh.core.effects import BeginAttempts, Effect, StopAttempts
-from mesh.core.ids import NO_CLAIM, Claim
+from mesh.core.ids import NO_CLAIM, Claim, attempt_id
 from mesh.core.lattice import (
     FAILED,
     OFFERED,
@@ -397,6 +397,23 @@ def test_what_one_leader_does_not_know_is_declared_to_the_next() -> None:
     rig.end("1")
     rig.orders(unknown=("1",))
     assert reported(rig.follow(claim("c", 4))) == [("1", True, SUCCEEDED)]
+
+
+def test_what_an_island_s_leader_acknowledged_is_told_to_who_granted_it() -> None:
+    """It knows the attempt as running, and would take it for lost and grant its task again."""
+    rig = ready()
+    name = attempt_id(LEADER, 1)
+    rig.run(name)
+    rig.follow(claim("c", 4))
+    rig.end(name)
+    rig.orders(acks=(name,), whom=claim("c", 4))
+    assert rig.worker.unreported == 0
+    assert reported(rig.follow(claim("c", 5))) == [], "who acknowledged it has it"
+    again = LEADER._replace(term=6)
+    assert reported(rig.follow(again)) == [(name, True, SUCCEEDED)]
+    rig.orders(acks=(name,), whom=again)
+    assert rig.worker.unreported == 0
+    assert reported(rig.follow(claim("c", 7))) == []
 
 
 def test_nothing_is_reported_while_nobody_leads() -> None:

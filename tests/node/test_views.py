@@ -24,6 +24,7 @@ NODE = "50-" + "0" * 26
 OTHER = "50-" + "0" * 25 + "7"
 CARD = Device("cuda:0", "cuda", "Card", 24 << 30, 20 << 30)
 PEER_FIELDS = {
+    "copy",
     "id", "name", "role", "leader", "state", "reason", "address", "devices", "slots", "free_slots", "bid", "term",
     "version",
 }  # fmt: skip

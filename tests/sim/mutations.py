@@ -32,7 +32,6 @@ MUTATIONS = (
     # Claims: who is obeyed.
     Mutation("a lower term wins", "mesh.core.ids", "self.established, self.term,", "self.established, -self.term,"),
     Mutation("a claim is used before it is synced", "mesh.core.election", "self.out.when_durable(use)", "use()"),
-    Mutation("the higher id judges as well", "mesh.core.election", " or other < self.me.node:", ":", 61),
     Mutation(
         "who was judged to go does not", "mesh.core.election", "elif verdict.yields == self.me.node:", "elif False:", 6
     ),
@@ -76,10 +75,12 @@ MUTATIONS = (
     Mutation(
         "lost attempts stay open", "mesh.core.ledger", "if not a.ended and a.phase != LOST]", "if not a.ended]", 2
     ),
-    Mutation("records are not journaled", "mesh.core.outbox", "self._records.append(record)", "len(self._records)"),
+    Mutation(
+        "records are not journaled", "mesh.core.outbox", "self._records[-1][1].append(record)", "len(self._records)"
+    ),
     Mutation("transfers stop after a slice", "mesh.core.puller", "if pulled.end:", "if True:"),
     # Promises wait for the disk.
-    Mutation("nothing waits for the disk", "mesh.core.outbox", "if not self.durable:", "if False:"),
+    Mutation("nothing waits for the disk", "mesh.core.outbox", "if self.synced >= self.recorded:", "if True:"),
     Mutation(
         "answers do not wait for the disk",
         "mesh.core.leader",
@@ -109,8 +110,8 @@ MUTATIONS = (
     Mutation(
         "whoever pulls counts",
         "mesh.core.copies",
-        "and position >= (self.out.synced if copy.goal is None else copy.goal):",
-        ":",
+        "and position >= (self.out.synced if copy.goal is None else copy.goal)",
+        "",
     ),
     Mutation("a new leader waits for no copy", "mesh.core.copies", "elif not self._new(now):", "else:"),
     Mutation(
@@ -120,28 +121,13 @@ MUTATIONS = (
         "self._ask(sender, session, now)",
     ),
     Mutation(
-        "who knows less leads",
-        "mesh.core.election",
-        "(not beat.caught_up, peer.node) < (behind, self.me.node)",
-        "peer.node < self.me.node",
-    ),
-    Mutation(
         "answers do not wait for a copy",
         "mesh.core.leader",
         "self.out.when_safe(Answer(event.call, count=len(event.tasks)))",
         "self.out.when_durable(Answer(event.call, count=len(event.tasks)))",
     ),
-    Mutation(
-        "what another journal says displaces what runs",
-        "mesh.core.tasks",
-        "attempts = [attempt for attempt in attempts if self.confirmed(attempt)]",
-        "pass",
-    ),
     Mutation("changes are shown as they stand", "mesh.core.tasks", "if self._shown_at.get(task) == position)", ")"),
     # Orders: fence, numbering, repetition.
-    Mutation(
-        "orders under another claim are obeyed", "mesh.core.worker", "if orders.claim != self.claim:", "if False:", 12
-    ),
     Mutation(
         "orders of another session are obeyed",
         "mesh.core.worker",

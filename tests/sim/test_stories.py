@@ -30,6 +30,7 @@ class Story:
             job_of(name, 1, seconds=seconds) for name, seconds in (("quick", 0.02), ("short", 0.3), ("long", 20.0))
         )
         self.world = World(seed, Plan(hosts, tuple(kinds), settle=settle, discovery=discovery))
+        self.world.most_steps = 1_000_000  # an hour of heartbeats is no livelock
         self.faults, self.watcher = Faults(self.world), Watcher(self.world)
         self.followed: list[tuple[float, str, str]] = []  # since when, who, whom; who follows itself leads
         self._followed: dict[Life, NodeId] = {}
