@@ -69,6 +69,7 @@ def measure(nodes: int) -> dict[str, Any]:
             world.at(host.plan.joins_at + 0.001, meet, world, host)
     if not world.run_until(MEET, lambda: united(world)):
         raise RuntimeError(f"{nodes} nodes have not met in {MEET:g} s")
+    world.run_until(world.now + REST)
     beats[0], since = 0, world.now
     world.run_until(since + REST)
     per_interval = beats[0] * world.params.heartbeat / REST

@@ -35,6 +35,8 @@ from mesh.core.tasks import Tasks
 CLOSED, PULLING, REBUILDING, OPEN = "closed", "pulling", "rebuilding", "open"
 
 PAST_DECISIONS = 1000
+FEW = 50  # nodes that are matched at once, however often
+MATCH_PAUSE = 10e-6  # seconds for each node beyond those: about what a matching costs for each
 GRANTS_AT_ONCE = 500  # per step: 1,600 on 100 nodes took 58 ms, and no step may take longer than 20
 
 DELETED = "its job was deleted"
@@ -67,6 +69,10 @@ class Leader:
         self._hold_until = 0.0  # grants nothing before: after a takeover, after a suspend
         self._until_declared = False  # or as soon as everybody who may run something has said what it runs
         self._lost_at: dict[NodeId, float] = {}  # when open attempts on a node without a session become LOST
+        self._sending: set[NodeId] = set()  # whose sessions have something to say, or wait to hear that it arrived
+        self._barred: set[NodeId] = set()  # whose accounts hold a bar, which is lifted after a while
+        self._look_at = 0.0  # when it is next seen who is silent: once in a while, for that looks at every node
+        self._matched_at = NEVER
         self._rebuild: Iterator[TaskId] | None = None
 
     # -- opening and closing ----------------------------------------------------------------------------------------
@@ -252,6 +258,7 @@ class Leader:
                     if account is not None:
                         shape = self.tasks.spec(attempt.task).shape
                         account.bar(shape.cwd or shape, attempt.outcome.message, now)
+                        self._barred.add(attempt.node)
                 self.tasks.consider(attempt.task, now)
             elif session is not None and attempt.phase == RUNNING:
                 self.accounts[sender].begun(attempt.task, now)
@@ -288,7 +295,7 @@ class Leader:
             self.out.send(sender, Refused(self.claim, alive=True))
             return None
         self._drop(sender)
-        session = self.sessions[sender] = Session(sender, report.life, report.session)
+        session = self.sessions[sender] = Session(sender, report.life, report.session, self._sending)
         self.accounts[sender] = Account(sender)
         self._lost_at.pop(sender, None)
         return session
@@ -298,11 +305,13 @@ class Leader:
         self.accounts[session.node].apply_bid(report.bid, session.uncounted())
         for what, why in report.cannot:
             self.accounts[session.node].bar(what, why, now)
+            self._barred.add(session.node)
 
     def _reconcile(self, session: Session, now: float) -> None:
         """A declaration is complete: what the ledger believes to be open there, and is not, never will be."""
         declared = session.declared
         session.complete, session.declared_whole = True, False
+        self._sending.add(session.node)
         for attempt in self._open_on(session.node):
             if attempt.id not in declared and attempt.id not in session.open:
                 given = self._given.get(attempt.id)
@@ -451,10 +460,15 @@ class Leader:
             wake = self.tasks.ready.next_wake()
             if wake is not None and now >= wake:
                 self.tasks.dirty = True
-            if self.tasks.dirty and not self.trouble and (now >= self._hold_until or self._declared(now)):
-                self._match(now)
-            for node in sorted(self.sessions):
-                self.sessions[node].send(self.claim, self.params, self.out, now)
+            if self.tasks.dirty and not self.trouble:
+                if now < self._hold_until:
+                    self._see_who_declared(now)
+                if now >= self._match_at():
+                    self._match(now)
+            for node in sorted(self._sending):
+                session = self.sessions.get(node)
+                if session is None or not session.send(self.claim, self.params, self.out, now):
+                    self._sending.discard(node)
         self.tasks.tell()
 
     def _advance(self, now: float) -> None:
@@ -473,16 +487,15 @@ class Leader:
             if self._rebuild.__length_hint__() == 0:  # type: ignore[attr-defined]  # a list iterator has one
                 self.phase, self._rebuild = OPEN, None
 
-    def _declared(self, now: float) -> bool:
-        """Whether everybody known who may run what no journal knows has said what it runs, since we took over."""
+    def _see_who_declared(self, now: float) -> None:
+        """Once everybody known who may run what no journal knows has said what it runs, a takeover waits no longer."""
         if not self._until_declared or self.phase != OPEN:
-            return False
+            return
         for peer in self.members.known():
             session = self.sessions.get(peer.node)
             if not peer.gone and peer.role not in ("leader", "observer") and (session is None or not session.complete):
-                return False
+                return
         self._hold_until = now
-        return True
 
     def _find_place(self, task: TaskId, now: float) -> None:
         """Of open attempts found in a journal: their node declares them, or they are lost after ``lost_after``."""
@@ -501,7 +514,8 @@ class Leader:
 
     def _watch(self, now: float) -> None:
         """Silent workers get nothing more; after ``lost_after`` what runs there is LOST."""
-        for node in sorted(self.sessions):
+        for node in sorted(self.sessions) if now >= self._look_at else ():
+            self._look_at = now + self.params.heartbeat / 2
             if node == self.me.node or self.members.is_alive(node, now):
                 continue
             peer = self.members.peers.get(node)
@@ -510,10 +524,12 @@ class Leader:
             self._lost_at[node] = max(heard + self.lost_after, now)
             if peer is not None and peer.gone:
                 self._lost_at[node] = now
-        for node in sorted(self.accounts):
-            account = self.accounts[node]
-            pardon = account.next_pardon()
-            if pardon is not None and now >= pardon:
+        for node in sorted(self._barred):
+            account = self.accounts.get(node)
+            pardon = None if account is None else account.next_pardon()
+            if account is None or pardon is None:
+                self._barred.discard(node)
+            elif now >= pardon:
                 account.pardon(now)
                 self.tasks.dirty = True
         for node, at in sorted(self._lost_at.items()):
@@ -535,18 +551,22 @@ class Leader:
             return None
         wake = None if self.trouble else self.tasks.ready.next_wake()
         times = [None if wake is None else max(wake, self._hold_until), *self._lost_at.values()]
-        times.extend(account.next_pardon() for account in self.accounts.values())
-        times.extend(session.deadline(self.params) for session in self.sessions.values())
+        times.extend(self.accounts[node].next_pardon() for node in self._barred if node in self.accounts)
+        times.extend(self.sessions[node].deadline(self.params) for node in self._sending if node in self.sessions)
         if self.tasks.dirty and not self.trouble:
-            times.append(self._hold_until)
+            times.append(self._match_at())
         if self._rebuild is not None or self.control.busy or self.tasks.busy:
             times.append(0.0)
         return min((time for time in times if time is not None), default=None)
 
     # -- granting ---------------------------------------------------------------------------------------------------
 
+    def _match_at(self) -> float:
+        """At once, but for many nodes: a matching looks at each, so with them it gathers what comes in a moment."""
+        return max(self._hold_until, self._matched_at + MATCH_PAUSE * max(0, len(self.accounts) - FEW))
+
     def _match(self, now: float) -> None:
-        self.tasks.dirty = False
+        self.tasks.dirty, self._matched_at = False, now
         complete = {node: account for node, account in self.accounts.items() if self.sessions[node].complete}
         decisions = match(self.tasks.ready, self.loads, complete, self.params, now, GRANTS_AT_ONCE)
         for decision in decisions:

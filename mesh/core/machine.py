@@ -220,7 +220,7 @@ class Machine:
         """Two live lives of one identity: the leader alone decides, and keeps the one that was connected first."""
         if identity.same_machine(hello.node, self.me.node):
             if hello.life == self.me.life:
-                self.members.contacts.pop(dialed, None)
+                self.members.forget_contact(dialed)
                 return identity.Refusal("self", "this is the same process")
             first = (mine.uptime_ms, self.me.life) > (hello.uptime_ms, hello.life)
             if self.election.leading and first:
@@ -249,7 +249,7 @@ class Machine:
         if contact is not None:
             self.members.back_off(contact, now)
         if event.code == "self":
-            self.members.contacts.pop(event.address, None)
+            self.members.forget_contact(event.address)
         elif event.code == "duplicate":
             self.out.do(Exit(76, event.reason))
         else:

@@ -67,6 +67,9 @@ class Members:
         self.incarnation = 0
         self._refuted_at = NEVER
         self.book = 0  # counts changes of addresses
+        self._dialling: tuple[set[NodeId] | None, float | None] | None = (
+            None  # for whom, when next; None: to be found out
+        )
         self._slack = 0.0  # our own recent lateness, added to every window
 
     # -- addresses and links ----------------------------------------------------------------------------------------
@@ -74,6 +77,7 @@ class Members:
     def on_address(self, address: str, node: NodeId) -> None:
         if not address or address == self.address or node == self.node:
             return
+        self._dialling = None
         contact = self.contacts.get(address)
         if contact is None:
             self.contacts[address] = contact = Contact(address, node)
@@ -86,6 +90,7 @@ class Members:
 
     def on_link_up(self, link: int, hello: Hello, dialed: str) -> Peer:
         peer = self._peer(hello.node)
+        self._dialling = None
         if dialed:
             contact = self.contacts.setdefault(dialed, Contact(dialed, hello.node))
             contact.dialing, contact.node = False, hello.node
@@ -107,6 +112,7 @@ class Members:
         if node is None:
             return None
         peer = self.peers[node]
+        self._dialling = None
         peer.links.remove(link)
         del self.lives[link]
         if not peer.links:
@@ -134,12 +140,17 @@ class Members:
         return None
 
     def back_off(self, contact: Contact, now: float) -> None:
+        self._dialling = None
         contact.dialing = False
         contact.backoff = min(self.params.redial_limit, contact.backoff * 2 or 0.25)
         contact.dial_at = now + contact.backoff
 
     def dial(self, now: float, wanted: set[NodeId] | None) -> None:
         """Dial who is not linked: everyone (``wanted`` None), or these and whoever lives at unknown addresses."""
+        due = self.next_dial(wanted)
+        if due is None or due > now:
+            return
+        self._dialling = None
         for contact in list(self.contacts.values()):
             if contact.dialing or contact.dial_at > now or not self._unlinked(contact):
                 continue
@@ -149,12 +160,19 @@ class Members:
             self.out.do(Dial(contact.address))
 
     def next_dial(self, wanted: set[NodeId] | None) -> float | None:
+        if self._dialling is not None and self._dialling[0] == wanted:
+            return self._dialling[1]  # of 1,000 contacts nothing changes in most steps
         times = [
             c.dial_at
             for c in self.contacts.values()
             if not c.dialing and self._unlinked(c) and (wanted is None or not c.node or c.node in wanted)
         ]
-        return min(times, default=None)
+        self._dialling = wanted, min(times, default=None)
+        return self._dialling[1]
+
+    def forget_contact(self, address: str) -> None:
+        self._dialling = None
+        self.contacts.pop(address, None)
 
     def _unlinked(self, contact: Contact) -> bool:
         peer = self.peers.get(contact.node)

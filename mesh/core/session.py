@@ -21,7 +21,9 @@ class Session:
     earlier one for its own. The first orders, empty where nothing is granted, say that the declaration arrived.
     """
 
-    def __init__(self, node: NodeId, life: Life, number: int) -> None:
+    def __init__(self, node: NodeId, life: Life, number: int, sending: set[NodeId] | None = None) -> None:
+        """``sending``: the nodes whose sessions have something to say; this one adds itself."""
+        self._sending = set[NodeId]() if sending is None else sending
         self.node, self.life, self.number = node, life, number
         self.seq = self.applied = 0
         self.complete = False  # its declaration was dealt with
@@ -52,6 +54,7 @@ class Session:
 
     def grant(self, grant: Grant, need: Resources) -> None:
         self._grants.append((grant, need))
+        self._sending.add(self.node)
 
     def reserve(self, grant: Grant, need: Resources) -> None:
         """It is granted once it is on disk. No report covers the number that stands for it until then."""
@@ -65,14 +68,15 @@ class Session:
         if attempt not in self._recalled:
             self._recalled.add(attempt)
             self._recalls[attempt] = reason
+            self._sending.add(self.node)
 
     def answer(self, claim: Claim, acks: tuple[AttemptId, ...], unknown: tuple[AttemptId, ...]) -> Orders:
         """Outside the numbering: if it is lost, the worker reports again."""
         self._recalled.difference_update(acks)
         return Orders(claim, 0, (), (), acks, unknown, self.number)
 
-    def send(self, claim: Claim, params: Params, out: Outbox, now: float) -> None:
-        """What was decided in this step; and again what was not applied in time."""
+    def send(self, claim: Claim, params: Params, out: Outbox, now: float) -> bool:
+        """What was decided in this step; and again what was not applied in time. False: nothing is left to be heard."""
         while self._grants or self._recalls or (self.complete and not self.seq):
             part: list[Grant] = []
             size = 0
@@ -94,6 +98,7 @@ class Session:
             self._sent_at = now
             for orders in self._unapplied:
                 out.send(self.node, orders)
+        return bool(self._unapplied)
 
     def deadline(self, params: Params) -> float | None:
         return self._sent_at + params.resend_after if self._unapplied else None
