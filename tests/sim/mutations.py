@@ -108,13 +108,6 @@ MUTATIONS = (
     # Copies: what is acknowledged or shown is on a successor's disk.
     Mutation("nothing waits for a copy", "mesh.core.copies", "elif positions:", "elif False:"),
     Mutation(
-        "whoever pulls counts",
-        "mesh.core.copies",
-        "and position >= (self.out.synced if copy.goal is None else copy.goal)",
-        "",
-    ),
-    Mutation("a new leader waits for no copy", "mesh.core.copies", "elif not self._new(now):", "else:"),
-    Mutation(
         "a pull tells what is not on disk yet",
         "mesh.core.puller",
         "self.out.when_durable(lambda: self._ask(sender, session, now))",
