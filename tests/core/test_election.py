@@ -802,6 +802,16 @@ def test_8_who_follows_has_nothing_to_hand_over() -> None:
     assert rig.said == []
 
 
+@pytest.mark.parametrize(("other", "claims"), [(True, False), (False, True)])
+def test_3_who_lacks_what_the_last_leader_knew_lets_one_go_first_that_does_not(other: bool, claims: bool) -> None:
+    rig = Rig("a")
+    rig.hear_leader("c", 5)
+    rig.caught_up = False
+    rig.steady["b"] = follows("c", 5, heard=False, caught_up=other)
+    rig.wait(PARAMS.silent_after + 1.0)
+    assert (rig.role == LEADING) is claims
+
+
 def test_recruits_are_the_next_two_eligible_ids() -> None:
     rig = Rig("a")
     rig.leading(5)
