@@ -13,7 +13,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from bench.harness import Daemon, daemon, median, publish, wait_for
+from bench.harness import Daemon, daemon, median, meshctl, publish, wait_for
 from mesh import MeshClient
 
 RUNS = 5
@@ -68,8 +68,6 @@ def began_at(attempt: dict[str, Any]) -> float:
 
 
 def tasks_of(it: Daemon) -> list[dict[str, Any]]:
-    from bench.harness import meshctl
-
     return list(meshctl(it.env, "tasks"))
 
 

@@ -52,7 +52,13 @@ class Copies:
         """What is not safe yet is for the next leader to say; to an heir that still pulls, it can be safe yet."""
         self._leading = False
         if self._heir is None:
-            self.out.abandon()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Nobody copies this node any more, as far as it can say, and nobody waits here for a copy."""
+        self._copies.clear()
+        self.recruits = ()
+        self.out.abandon()
 
     def recruit(self, now: float) -> None:
         """The able nodes next in line, by id, whether they know everything yet or not. Once per heartbeat."""
@@ -143,7 +149,7 @@ class Copies:
         elif self.out.synced >= position and (level or now >= until or not self.members.is_alive(node, now)):
             self._heir = None
             self.out.send(node, message)
-            self.out.abandon()
+            self._let_go()
 
     def _new(self, now: float) -> bool:
         """Whether successors are there and had no time yet to catch up with a new leader."""

@@ -32,6 +32,9 @@ over the default. A list given in one place replaces the lists of the others. me
   slots = 4
   peer = ["10.0.0.5:7433"]
   label = { room = "east" }
+  [mesh]                 of the whole mesh: what any node sets last counts everywhere
+  durability = "one"     who must have it before it is acknowledged: local, one successor, or all of them
+  lost_after = "30s"     how long a silent machine is waited for before its work is given to others
 
 examples:
   meshd                                    one node on this machine, in the mesh "default"

@@ -15,6 +15,7 @@ from mesh.core.effects import ServePull
 from mesh.core.events import Event, SuccessorSynced
 from mesh.core.ids import NodeId
 from mesh.core.messages import Cursor, Message, Pulled
+from mesh.shell.journal_file import JournalError
 from mesh.shell.journal_rows import Slice
 
 log = logging.getLogger("mesh")
@@ -52,7 +53,11 @@ class Pulls:
     def serve(self, pull: ServePull) -> None:
         """The latest pull of a node is the one that counts."""
         self._forget(pull.to)
-        wrong = [cursor for cursor in self._own(pull) if not self._journal.verify(cursor)]
+        try:
+            wrong = [cursor for cursor in self._own(pull) if not self._journal.verify(cursor)]
+        except JournalError as error:  # the machine is as it was: this is no defect of its
+            _unreadable(pull, error)
+            return
         for cursor in wrong:
             self._warn(pull.to, cursor)
         pull = pull._replace(cursors=tuple(cursor for cursor in pull.cursors if cursor not in wrong))
@@ -99,9 +104,9 @@ class Pulls:
     async def _read(self, pull: ServePull) -> None:
         try:
             found = await asyncio.to_thread(self._journal.slice, pull.cursors, self._slice_records, SLICE_BYTES)
-        except Exception:
-            log.exception("this journal cannot be read for %s", pull.to, extra={"event": "journal_unreadable"})
-            raise
+        except JournalError as error:
+            _unreadable(pull, error)
+            return
         finally:
             if self._reading.get(pull.to) is asyncio.current_task():
                 del self._reading[pull.to]
@@ -113,3 +118,8 @@ class Pulls:
             self._waiting[pull.to] = pull
         else:
             self._send(pull.to, Pulled(pull.session, found.cursor, found.end, found.body))
+
+
+def _unreadable(pull: ServePull, error: JournalError) -> None:
+    """It stays unanswered: who pulls asks again, and gives this node up after a while."""
+    log.error("the journal cannot be read for %s: %s", pull.to, error, extra={"event": "journal_unreadable"})

@@ -194,6 +194,18 @@ def test_what_is_not_safe_when_the_leadership_is_lost_is_asked_for_again_elsewhe
     assert rig.unsafe == 0, "who does not lead waits for nobody"
 
 
+def test_who_led_before_names_no_copies_any_more() -> None:
+    rig = Rig("b")
+    rig.copied("b")
+    rig.write(1)
+    rig.copies.close()
+    assert rig.copies.standing() == ()
+    assert rig.copies.deadline(rig.now) is None
+    rig.now += PARAMS.slow_sync
+    rig.beat("b")
+    assert only(Notice, rig.work()) == [], "it is no longer for this node to say who is stuck"
+
+
 def test_an_heir_is_told_once_it_has_everything_and_what_waited_for_it_is_said_first() -> None:
     rig = Rig("b")
     rig.copied("b")

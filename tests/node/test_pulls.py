@@ -13,6 +13,7 @@ from mesh.core.ids import NodeId
 from mesh.core.lattice import Record, Register
 from mesh.core.messages import NO_CURSOR, Cursor, Message, Pulled
 from mesh.node.pulls import Pulls
+from mesh.shell.journal_file import JournalError
 from mesh.shell.journal_memory import MemoryJournal
 from mesh.wire.ledger import decode_records
 
@@ -175,3 +176,22 @@ async def test_what_is_not_kept_in_memory_is_read_beside_the_loop(monkeypatch: p
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert rig.sent == []
+
+
+@pytest.mark.parametrize("broken", ["verify", "slice"])
+async def test_a_disk_that_cannot_be_read_leaves_a_pull_unanswered_and_says_so(
+    broken: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is no defect of the machine, which must not end for it; who pulls asks again."""
+
+    def unreadable(*_: object) -> None:
+        raise JournalError("the journal cannot be used", "disk I/O error", "")
+
+    rig = Rig(rows=2)
+    monkeypatch.setattr(rig.journal, broken, unreadable)
+    monkeypatch.setattr(rig.journal, "tail", lambda *_: None)
+    rig.pulls.serve(ServePull("50-B", 7, (rig.journal.cursor,), False))
+    for reading in list(rig.pulls._reading.values()):
+        await reading
+    assert rig.sent == []
+    assert "disk I/O error" in caplog.text
