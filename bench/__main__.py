@@ -15,6 +15,7 @@ BENCHES = (
     "queued",
     "failover",
     "replication",
+    "catchup",
 )
 WITHIN = 600.0
 

@@ -50,10 +50,17 @@ class Daemon(NamedTuple):
 
 
 @contextlib.contextmanager
-def daemon(*arguments: str, mdns: bool = False, mesh_of: Daemon | None = None) -> Iterator[Daemon]:
+def daemon(
+    *arguments: str,
+    mdns: bool = False,
+    mesh_of: Daemon | None = None,
+    prepare: Callable[[Path], None] = lambda state: None,
+    within: float = READY_WITHIN,
+) -> Iterator[Daemon]:
     """A meshd that has written its ``meshd.json``; stopped, with all it started, at the end.
 
-    ``mesh_of``: one of whose mesh it is to be a member; else it has a mesh name that nobody else has.
+    ``mesh_of``: one of whose mesh it is to be a member; else it has a mesh name that nobody else has. ``prepare`` is
+    called before it starts, with the path of its state directory, which does not exist yet.
     """
     with tempfile.TemporaryDirectory(prefix="mesh-bench-", ignore_cleanup_errors=True) as directory:
         home = Path(directory)
@@ -64,11 +71,12 @@ def daemon(*arguments: str, mdns: bool = False, mesh_of: Daemon | None = None) -
         mesh = f"bench-{secrets.token_hex(4)}" if mesh_of is None else mesh_of.mesh
         command = [program("meshd"), "--mesh", mesh, "--state-dir", str(state)]
         command += ["--listen", "127.0.0.1:0", "--grace", "1", *([] if mdns else ["--no-mdns"]), *arguments]
+        prepare(state)
         with log.open("wb") as out:
             started = time.perf_counter()
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, cwd=ROOT)
         try:
-            wait_for((state / "meshd.json").exists, process, log)
+            wait_for((state / "meshd.json").exists, process, log, within)
             it = Daemon(process, state, env, started, mesh)
             env["MESH_ADDRESS"] = it.address
             yield it
@@ -81,8 +89,10 @@ def daemon(*arguments: str, mdns: bool = False, mesh_of: Daemon | None = None) -
                 process.wait()
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + READY_WITHIN
+def wait_for(
+    condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, within: float = READY_WITHIN
+) -> None:
+    deadline = time.monotonic() + within
     while not condition():
         if process.poll() is not None or time.monotonic() > deadline:
             text = log.read_text(encoding="utf-8", errors="replace")

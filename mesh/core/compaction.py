@@ -35,17 +35,30 @@ def useful(ledger: Ledger) -> Iterator[Record]:
     Attempts at tasks whose records never came are kept, whatever they are: a worker keeps them for a leader.
     """
     for record in ledger.records():
-        if type(record) is Attempt:
-            state = ledger.tasks[record.task]
-            if state.spec is not None and _spent(record, state):
-                continue
-        yield record
+        if type(record) is not Attempt or not _spent(record, ledger.tasks[record.task]):
+            yield record
+
+
+def unneeded(ledger: Ledger, records: int) -> int:
+    """Of a journal of so many records, how many :func:`useful` leaves out. Without putting any in order: of a million
+    tasks that takes 5 s.
+    """
+    useful_ = 1 + len(ledger.lives) + len(ledger.meshes) + len(ledger.deleted) + len(ledger.registers)
+    useful_ += len(ledger.owners) + sum(job.spec is not None for job in ledger.jobs.values())
+    for name, state in ledger.tasks.items():
+        if ledger.is_deleted(name):
+            continue
+        useful_ += (state.spec is not None) + (state.run > 1 or state.cancelled > 0) + (state.ended is not None)
+        useful_ += len(state.accepts) + sum(not _spent(attempt, state) for attempt in state.tries)
+    return records - useful_
 
 
 def _spent(attempt: Attempt, state: TaskState) -> bool:
+    if state.spec is None:
+        return False
     if attempt.phase == SUCCEEDED if attempt.ended else attempt.phase != LOST:
         return False
-    if state.acceptances or attempt.run < state.run:
+    if state.accepts or attempt.run < state.run:
         return True
     over = max(state.cancelled, state.ended.run if state.ended is not None else 0)
     return attempt.run <= over and not (attempt.ended and attempt.phase == FAILED)

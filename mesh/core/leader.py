@@ -3,8 +3,8 @@
 What becomes of a task is ``tasks``'s decision; this module knows the nodes. Grants leave before they are synced (they
 promise nothing); acknowledgements, acceptances and endings only once they are safe.
 
-A leader passes through PULLING (it asks every eligible member for its journal), REBUILDING (it looks at each task, in
-slices) and OPEN (it grants everything, and may say that it does not know an id).
+A leader passes through PULLING (it asks every eligible member for its journal), REBUILDING (it looks at each task that
+is not settled, in slices) and OPEN (it grants everything, and may say that it does not know an id).
 """
 
 from __future__ import annotations
@@ -433,7 +433,7 @@ class Leader:
         for task, state in tasks:
             self.tasks.forget(task)
             self.past.pop(task, None)
-            for attempt in state.attempts.values():
+            for attempt in state.tries:
                 self.decisions.pop(attempt.id, None)
                 self.progress.pop(attempt.id, None)
                 self._given.pop(attempt.id, None)
@@ -478,7 +478,11 @@ class Leader:
             busy = (node for node in self.puller.busy() if node == (self._handed or node))
             if any(self.members.is_alive(node, now) for node in busy):
                 return
-            self.phase, self._rebuild, self.tasks.everything = REBUILDING, iter(list(self.ledger.tasks)), True
+            self.phase, self._rebuild, self.tasks.everything = (
+                REBUILDING,
+                iter([*self.ledger.unsettled, *self.tasks.take_unshown()]),
+                True,
+            )
         if self.phase == REBUILDING and self._rebuild is not None:
             for _, task in zip(range(self.params.slice_records), self._rebuild, strict=False):
                 self._find_place(task, now)

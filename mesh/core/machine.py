@@ -165,10 +165,10 @@ class Machine:
                 self.out.record(self.ledger.next_register("mesh", field, self.me.node, value))
         self.worker.restore(
             attempt
-            for name in sorted(self.ledger.tasks)
-            for _, attempt in sorted(self.ledger.tasks[name].attempts.items())
+            for name in sorted(self.ledger.unsettled)
+            for attempt in sorted(self.ledger.tasks[name].tries, key=lambda attempt: attempt.id)
             if attempt.ended and identity.same_machine(attempt.node, self.me.node)
-            and not self.ledger.tasks[name].acceptances
+            and not self.ledger.tasks[name].accepts
         )  # fmt: skip
         self.election.start(now)
 

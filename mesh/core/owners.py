@@ -33,7 +33,7 @@ def waits(ledger: Ledger, node: NodeId, state: TaskState) -> Why | None:
     task = state.spec
     if task is None or not task.shape.hold or state.state in FINAL or state.open_attempts():
         return None
-    lost = (a for a in state.attempts.values() if not a.ended and a.phase == LOST and a.run == state.run)
+    lost = (a for a in state.tries if not a.ended and a.phase == LOST and a.run == state.run)
     nodes = sorted({attempt.node for attempt in lost if attempt.outcome.code != NOT_COUNTED})
     if nodes:
         return Why(reasons.MAY_RUN, (nodes[0], task.id))

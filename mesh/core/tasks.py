@@ -56,6 +56,7 @@ class Tasks:
         self.dirty = False  # something became ready: a matching may find a place for it
         self._changed: dict[TaskId, None] = {}
         self._shown_at: dict[TaskId, int] = {}  # the position that has to be safe before a change is shown
+        self._unshown: dict[TaskId, None] = {}  # that ended by other journals, while not everything was known
         self._jobs_changed: dict[JobId, None] = {}
         self._came: deque[Iterator[TaskId]] = deque()  # of jobs that were handed over to us: to be considered
 
@@ -64,6 +65,7 @@ class Tasks:
         self.claim, self.everything = claim, False
         self.ready = Ready()
         self.fresh.clear()
+        self._unshown.clear()
 
     def close(self) -> None:
         self.claim, self.everything = NO_CLAIM, False
@@ -152,9 +154,15 @@ class Tasks:
         self.fresh.discard(job)
         self.job_changed(job)
 
+    def take_unshown(self) -> Iterable[TaskId]:
+        """What ended while not everything was known; it is known now, and the caller considers each again."""
+        unshown, self._unshown = self._unshown, {}
+        return unshown
+
     def forget(self, task: TaskId) -> None:
         """Of a deleted job: what is kept here, besides its records."""
         self.ready.forget(task)
+        self._unshown.pop(task, None)
         self._changed.pop(task, None)
         self._shown_at.pop(task, None)
 
@@ -186,8 +194,10 @@ class Tasks:
         spec = state.spec
         if spec is None or not (self.everything or spec.job in self.fresh):
             self.ready.remove(task)  # it was, when everything was known; what is being read may say otherwise
+            if state.state in FINAL:
+                self._unshown[task] = None  # it may be watched; a later slice may open it again
             return
-        if not state.acceptances and state.cancelled < state.run:
+        if not state.accepts and state.cancelled < state.run:
             success = state.success()
             if success is not None:
                 self.out.record(Acceptance(task, success.id, self.claim, success.outcome.digest))
@@ -227,7 +237,7 @@ class Tasks:
     def _verdict(self, state: TaskState) -> tuple[str, str] | None:
         """Why a task without open attempts failed for good, if it did."""
         spec = self._spec_of(state)
-        failed = [a for a in state.attempts.values() if a.ended and a.phase == FAILED and a.run == state.run]
+        failed = [a for a in state.tries if a.ended and a.phase == FAILED and a.run == state.run]
         retries = spec.shape.retries
         for attempt in failed:
             if attempt.outcome.code in retries.not_on:
@@ -238,7 +248,7 @@ class Tasks:
         if spec.shape.hold:
             return None  # what was lost may come back: it waits
         lost = [
-            a for a in state.attempts.values()
+            a for a in state.tries
             if not a.ended and a.phase == LOST and a.run == state.run and a.outcome.code != NOT_COUNTED
         ]  # fmt: skip
         if len(lost) >= self.params.max_lost:

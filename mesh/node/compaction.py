@@ -9,7 +9,7 @@ import logging
 import time
 from pathlib import Path
 
-from mesh.core.compaction import rewritten, useful
+from mesh.core.compaction import rewritten, unneeded, useful
 from mesh.core.ledger import Ledger
 from mesh.shell.journal import Journal
 from mesh.shell.journal_compact import compact, discard
@@ -30,9 +30,9 @@ def compacted(path: Path, journal: Journal, ledger: Ledger, least: int = LEAST) 
     if size < least:
         return None
     began = time.monotonic()
-    wanted = list(useful(ledger))
-    if 2 * len(wanted) >= before:
+    if 2 * unneeded(ledger, before) <= before:
         return None
+    wanted = list(useful(ledger))
     cursors = journal.cursors()
     try:
         smaller = compact(path, journal, lambda rows: rewritten(wanted, rows, cursors))

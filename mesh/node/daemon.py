@@ -35,7 +35,7 @@ from mesh.node.answers import Answers
 from mesh.node.compaction import compacted
 from mesh.node.config import Config
 from mesh.node.driver import Driver, Ports, SystemClock
-from mesh.node.garbage import Collector
+from mesh.node.garbage import WALKED, Collector
 from mesh.node.logbook import Book, Context
 from mesh.node.options import join_address
 from mesh.node.state import State
@@ -112,8 +112,8 @@ class Daemon:
         me = Me(
             node, state.life, config.name, config.role, address, config.mesh, str(ULID()), __version__, config.settings
         )
-        journal, machine = self._read_journal(me)
         self._collector = Collector(self._clock.now())
+        journal, machine = self._read_journal(me)
         answers.machine = machine
         journal.start(self._loop.call_soon_threadsafe, self._driver.on_synced, self._on_failed)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -319,7 +319,8 @@ class Daemon:
                 self._offer = offer
                 self._driver.post(Measured(offer))
             assert self._machine is not None
-            self._collector.tidy(self._machine.worker.idle, self._clock.now())
+            idle = self._machine.worker.idle and len(self._machine.ledger.tasks) <= WALKED
+            self._collector.tidy(idle, self._clock.now())
             await asyncio.sleep(MEASURE_EVERY)
 
     def _fail(self, error: MeshError) -> None:

@@ -26,6 +26,7 @@ from mesh.core.ids import JobId, NodeId, TaskId
 from mesh.core.lattice import Record
 from mesh.core.messages import Cursor, Message
 from mesh.node.pulls import Pulls, Source
+from mesh.shell.journal_rows import ROW_RECORDS
 
 log = logging.getLogger("mesh")
 
@@ -120,7 +121,7 @@ class Driver:
     awaits it and then calls :meth:`stop`.
     """
 
-    def __init__(self, clock: Clock, *, slice_records: int = 2000) -> None:
+    def __init__(self, clock: Clock, *, slice_records: int = ROW_RECORDS) -> None:
         self._clock = clock
         self._slice_records = slice_records
         self._loop = asyncio.get_running_loop()

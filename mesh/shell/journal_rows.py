@@ -19,8 +19,9 @@ from mesh.core.lattice import Record
 from mesh.core.messages import Cursor
 from mesh.wire.ledger import decode_records
 
-# Readers get whole rows, so these bound what a reader must take at once. One append is never divided.
-ROW_RECORDS = 2000
+# Readers get whole rows, so these bound what a reader must take at once: a thousand records are decoded in 3 to 5 ms,
+# and joined and encoded for the next journal in 4 to 8. One append is never divided.
+ROW_RECORDS = 1000
 ROW_BYTES = 4 * 2**20
 # One call looks at so many rows at the most, however many of them its reader does not need: 1 ms where rows are small,
 # 12 ms where they are large.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mesh.core.effects import BeginAttempts, Effect, Persist, Send
+from mesh.core.effects import BeginAttempts, Effect, Persist, Send, TasksChanged
 from mesh.core.events import AttemptsEnded, CancelAsked, Event, JournalSynced, Measured, Received, Submitted, Ticked
 from mesh.core.ids import Claim
 from mesh.core.lattice import RUNNING, SUCCEEDED, Acceptance, Attempt, Claimed, Ended, Record, Run
@@ -182,3 +182,47 @@ def test_heartbeats_do_not_grow_with_the_work() -> None:
     beats = [e for step in rig.quiet(2.0) for e in only(Send, step) if isinstance(e.message, Heartbeat)]
     assert beats
     assert max(len(repr(beat_.message)) for beat_ in beats) < 1500
+
+
+def history(count: int, first: int = 0) -> list[Record]:
+    """Tasks that succeeded, as a leader that is gone wrote of them."""
+    each = [task._replace(id=f"old-{n}", job="old", index=n) for n, task in enumerate(tasks(count), first)]
+    ended = Attempt("", "", True, 0, SUCCEEDED, 1, node("z"), success())
+    records: list[Record] = [job("old")]
+    for n, task in enumerate(each, first):
+        won = ended._replace(task=task.id, id=f"1.{node('z')}.z1.{n}")
+        records += (task, won, Acceptance(task.id, won.id, claim("z", 1), won.outcome.digest))
+    return records
+
+
+def test_a_takeover_touches_what_is_open_and_not_a_hundred_thousand_that_ended() -> None:
+    rig = Rig(job(), *tasks(10), *history(100_000))
+    looked: list[str] = []
+    consider = rig.machine.leader.tasks.consider
+
+    def counted(task: str, now: float) -> None:
+        looked.append(task)
+        consider(task, now)
+
+    rig.machine.leader.tasks.consider = counted  # type: ignore[method-assign]
+    before = len(rig.steps)
+    rig.quiet(4.0)  # established meanwhile: it looks at everything once more
+    assert rig.machine.leader.claim.established
+    assert rig.machine.leader.phase == OPEN
+    assert sorted(looked) == [t.id for t in tasks(10)]
+    assert len(rig.steps) - before < 30, "heartbeats, and no slices"
+    assert len(rig.machine.leader.tasks.ready) == 10
+
+
+def test_what_ended_by_a_journal_that_is_being_read_is_shown_once_everything_is_known() -> None:
+    """Somebody may watch it here: a leader that gathers journals tells of them, though it looks at no other history."""
+    rig = Rig(*history(3))
+    rig.member("m", claim=Claim(False, 0, "", ""))
+    rig.quiet()
+    asked = [message for step in rig.steps for message in messages(Pull, step, "m")]
+    before = len(rig.steps)
+    rig.step(Received(node("m"), Pulled(asked[-1].session, Cursor("journal", 9, ""), True, tuple(history(2, 10)))))
+    shown = [
+        name for step in [*rig.steps[before:], *rig.quiet(4.0)] for e in only(TasksChanged, step) for name in e.tasks
+    ]
+    assert sorted(set(shown)) == ["old-10", "old-11"]
