@@ -39,20 +39,24 @@ class Outbox:
         self._released = position
 
     def record(self, record: Record) -> bool:
-        return self._record(record, NO_CURSOR)
+        if not self.ledger.join(record):
+            return False
+        self._add([record], NO_CURSOR)
+        return True
 
     def absorb(self, records: tuple[Record, ...], source: Cursor) -> list[Record]:
         """Record what was pulled from another journal, up to there; those that changed anything are returned."""
-        return [record for record in records if self._record(record, source)]
+        join = self.ledger.join
+        changed = [record for record in records if join(record)]
+        self._add(changed, source)
+        return changed
 
-    def _record(self, record: Record, source: Cursor) -> bool:
-        if not self.ledger.join(record):
-            return False
-        if not self._records or self._records[-1][0] != source:
+    def _add(self, records: list[Record], source: Cursor) -> None:
+        if records and (not self._records or self._records[-1][0] != source):
             self._records.append((source, []))
-        self._records[-1][1].append(record)
-        self._count += 1
-        return True
+        if records:
+            self._records[-1][1].extend(records)
+            self._count += len(records)
 
     def do(self, effect: Effect) -> None:
         self._effects.append(effect)

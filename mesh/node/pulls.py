@@ -1,6 +1,7 @@
 """What other nodes pull from this node's journal: slices to those who lag behind, news to those who wait.
 
-Owns the pulls that wait and the reading of slices beside the loop. It must not know what a record means, nor who leads.
+Owns the pulls that wait, and the reading of slices beside the loop, one ahead of what is asked for. It must not know
+what a record means, nor who leads.
 What a puller has read of a history that was undone here, by a backup that was put back, counts for nothing.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mesh.core.effects import ServePull
 from mesh.core.events import Event, SuccessorSynced
@@ -35,6 +36,19 @@ class Source(Protocol):
     def slice(self, cursors: Sequence[Cursor], limit_records: int, limit_bytes: int) -> Slice: ...
 
 
+class _Ahead(NamedTuple):
+    """The slice that a node will want next. It may hold what that node has from elsewhere by then, and no less."""
+
+    cursors: tuple[Cursor, ...]  # that it will have at least
+    reading: asyncio.Task[Slice]
+
+    def fits(self, pull: ServePull) -> bool:
+        """Whether it has read exactly as far here, and of others no less than was thought."""
+        *others, own = self.cursors
+        reached = {cursor.journal: cursor.position for cursor in pull.cursors}
+        return own in pull.cursors and all(reached.get(other.journal, -1) >= other.position for other in others)
+
+
 class Pulls:
     """Call it in the loop: :meth:`serve` for each pull, :meth:`on_synced` when the journal holds more."""
 
@@ -48,6 +62,7 @@ class Pulls:
         self._journal, self._send, self._post, self._slice_records = journal, send, post, slice_records
         self._waiting: dict[NodeId, ServePull] = {}
         self._reading: dict[NodeId, asyncio.Task[None]] = {}
+        self._ahead: dict[NodeId, _Ahead] = {}
         self._warned: set[tuple[NodeId, str]] = set()  # of which reader, and which id of ours
 
     def serve(self, pull: ServePull) -> None:
@@ -87,6 +102,8 @@ class Pulls:
     def close(self) -> None:
         for node in [*self._reading, *self._waiting]:
             self._forget(node)
+        for ahead in self._ahead.values():
+            ahead.reading.cancel()
 
     def _forget(self, node: NodeId) -> None:
         self._waiting.pop(node, None)
@@ -103,7 +120,10 @@ class Pulls:
 
     async def _read(self, pull: ServePull) -> None:
         try:
-            found = await asyncio.to_thread(self._journal.slice, pull.cursors, self._slice_records, SLICE_BYTES)
+            ahead = self._ahead.pop(pull.to, None)
+            found = await ahead.reading if ahead is not None and ahead.fits(pull) else None
+            if found is None or found.end:  # that it was the end then says nothing of now
+                found = await self._slice(pull.cursors)
         except JournalError as error:
             _unreadable(pull, error)
             return
@@ -111,6 +131,19 @@ class Pulls:
             if self._reading.get(pull.to) is asyncio.current_task():
                 del self._reading[pull.to]
         self._tell(pull, found)
+        if not found.end:
+            self._read_ahead(pull, found)
+
+    async def _slice(self, cursors: tuple[Cursor, ...]) -> Slice:
+        return await asyncio.to_thread(self._journal.slice, cursors, self._slice_records, SLICE_BYTES)
+
+    def _read_ahead(self, pull: ServePull, told: Slice) -> None:
+        """While it joins and writes what it was told: reading takes as long, where this node works as well."""
+        others = (cursor for cursor in pull.cursors if not self._journal.owns(cursor.journal))
+        cursors = (*others, told.cursor)
+        reading = asyncio.get_running_loop().create_task(self._slice(cursors))
+        reading.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may ask for it
+        self._ahead[pull.to] = _Ahead(cursors, reading)
 
     def _tell(self, pull: ServePull, found: Slice) -> None:
         start = max((cursor.position for cursor in self._own(pull)), default=0)

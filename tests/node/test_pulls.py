@@ -15,6 +15,7 @@ from mesh.core.messages import NO_CURSOR, Cursor, Message, Pulled
 from mesh.node.pulls import Pulls
 from mesh.shell.journal_file import JournalError
 from mesh.shell.journal_memory import MemoryJournal
+from mesh.shell.journal_rows import Slice
 from mesh.wire.ledger import decode_records
 
 
@@ -176,6 +177,41 @@ async def test_what_is_not_kept_in_memory_is_read_beside_the_loop(monkeypatch: p
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert rig.sent == []
+
+
+async def test_the_next_slice_is_read_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(rows=9)
+    read: list[int] = []
+    slice_ = rig.journal.slice
+
+    def counted(cursors: tuple[Cursor, ...], limit_records: int, limit_bytes: int) -> Slice:
+        read.append(max((cursor.position for cursor in cursors), default=0))
+        return slice_(cursors, limit_records, limit_bytes)
+
+    monkeypatch.setattr(rig.journal, "slice", counted)
+    monkeypatch.setattr(rig.journal, "tail", lambda *_: None)
+
+    async def ask(*cursors: Cursor) -> list[Record]:
+        rig.pulls.serve(ServePull("50-B", 7, cursors, False))
+        await rig.pulls._reading["50-B"]
+        pulled = rig.take()
+        if not pulled.end:
+            await rig.pulls._ahead["50-B"].reading
+        return [*records(pulled), pulled.cursor]  # type: ignore[list-item]
+
+    *rows, first = await ask()
+    assert (rows, read) == ([row(0), row(1)], [0, 2])
+    *rows, second = await ask(first)  # type: ignore[arg-type]
+    assert (rows, read) == ([row(2), row(3)], [0, 2, 4])
+    *rows, _ = await ask(first)  # type: ignore[arg-type]
+    assert (rows, read) == ([row(2), row(3)], [0, 2, 4, 2, 4]), "of who is not as far as was thought it is read anew"
+    *rows, third = await ask(second)  # type: ignore[arg-type]
+    *rows, fourth = await ask(third)  # type: ignore[arg-type]
+    assert read[-1] == 8, "the last row is read ahead, and was the end"
+    rig.write(1)
+    *rows, _ = await ask(fourth)  # type: ignore[arg-type]
+    assert rows == [row(8), row(9)], "and it is not the end any more"
+    rig.pulls.close()
 
 
 @pytest.mark.parametrize("broken", ["verify", "slice"])

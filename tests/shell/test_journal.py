@@ -212,16 +212,16 @@ def test_idle_it_writes_at_once_and_under_load_in_groups(path: Path) -> None:
 
 def test_a_row_ends_when_it_is_large(path: Path) -> None:
     journal = Journal.open(path)
-    for last in range(450, 2251, 450):
-        journal.append(last, runs(last - 449, last))
-    journal.append(9500, runs(2251, 9500))  # one append is never divided
+    for last in range(225, 1126, 225):
+        journal.append(last, runs(last - 224, last))
+    journal.append(9500, runs(1126, 9500))  # one append is never divided
     journal.append(9501, runs(9501, 9501))
     journal.append(9502, [Task("t", "j", 0, "d", Shape(kind="k"), bytes(ROW_BYTES))])
     journal.append(9503, runs(9503, 9503))
     Ears(journal)
     journal.close()
-    assert rows(path) == [900, 900, 450, 7250, 1, 1, 1]
-    assert ROW_RECORDS == 1000
+    assert rows(path) == [450, 450, 225, 8375, 1, 1, 1]
+    assert ROW_RECORDS == 500
     with closing(Journal.open(path)) as again:
         assert list(islice(again.records(), 9501)) == runs(1, 9501)
 
