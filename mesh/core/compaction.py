@@ -40,8 +40,8 @@ def useful(ledger: Ledger) -> Iterator[Record]:
 
 
 def unneeded(ledger: Ledger, records: int) -> int:
-    """Of a journal of so many records, how many :func:`useful` leaves out. Without putting any in order: of a million
-    tasks that takes 5 s.
+    """Of a journal of so many records, how many :func:`useful` leaves out. Without putting any in order, and without a
+    list of them: of 300,000 tasks 0.3 s instead of 0.8.
     """
     useful_ = 1 + len(ledger.lives) + len(ledger.meshes) + len(ledger.deleted) + len(ledger.registers)
     useful_ += len(ledger.owners) + sum(job.spec is not None for job in ledger.jobs.values())
