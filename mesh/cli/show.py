@@ -42,7 +42,9 @@ def _copy(peer: Document) -> str:
     copy = peer.get("copy")
     if copy is None:
         return "leads" if peer["leader"] else ""
-    return "yes" if copy["counts"] else f"{copy['share']:.0%}"
+    if copy["counts"]:
+        return "yes"
+    return f"catching up: {copy['share']:.0%}, {copy['records']:,} of {copy['of']:,} records"
 
 
 def _offer(peer: Document) -> str:
@@ -216,7 +218,9 @@ def _results(documents: list[Document]) -> tuple[list[str], list[list[object]]]:
 def status(output: Output, document: Document) -> None:
     """Jobs are the leader's to know: what another node's journal has of them is shown as just that."""
     known = {"jobs", "tasks"} if not document.get("leading", True) else set()
-    shown_as = {**document, "tasks": counts(document["tasks"])} if "tasks" in document else document
+    shown_as = {**document, "tasks": counts(document["tasks"])} if "tasks" in document else dict(document)
+    if "refused_messages" in document:
+        shown_as["refused_messages"] = ", ".join(f"{n} of {node}" for node, n in document["refused_messages"].items())
     output.fields(
         [(name.replace("_", " ") + (" in own journal" if name in known else ""), v) for name, v in shown_as.items()]
     )

@@ -38,7 +38,10 @@ class Dial(NamedTuple):
 
 
 class Hangup(NamedTuple):
-    """Close a link and tell the other side why. ``code``: foreign, protocol, duplicate, or empty for a plain close."""
+    """Close a link and tell the other side why.
+
+    ``code``: foreign, protocol, duplicate, invalid, or empty for a plain close.
+    """
 
     link: int
     reason: str

@@ -42,7 +42,7 @@ class LinkRefused(NamedTuple):
 
     address: str
     reason: str
-    code: str  # foreign, protocol, duplicate
+    code: str  # foreign, protocol, duplicate, invalid
 
 
 class LinkDown(NamedTuple):
@@ -59,6 +59,13 @@ class DialFailed(NamedTuple):
 class Received(NamedTuple):
     sender: NodeId
     message: Message
+
+
+class MessageUnreadable(NamedTuple):
+    """A peer sent bytes that are no message, or too many of them. Its links are being closed, with this reason."""
+
+    sender: NodeId
+    reason: str
 
 
 class JournalSynced(NamedTuple):
@@ -149,7 +156,7 @@ class DrainAsked(NamedTuple):
 Asked: TypeAlias = CancelAsked | PauseAsked | PriorityAsked | RetryAsked | DeleteAsked  # of jobs and tasks
 
 Event: TypeAlias = (
-    Ticked | Resumed | AddressFound | LinkUp | LinkRefused | LinkDown | DialFailed | Received | JournalSynced
-    | JournalFailed | SuccessorSynced | Measured | AttemptsBegan | AttemptsEnded | AttemptsProgressed | Submitted
-    | CancelAsked | PauseAsked | PriorityAsked | RetryAsked | DeleteAsked | ForgetAsked | DrainAsked
+    Ticked | Resumed | AddressFound | LinkUp | LinkRefused | LinkDown | DialFailed | Received | MessageUnreadable
+    | JournalSynced | JournalFailed | SuccessorSynced | Measured | AttemptsBegan | AttemptsEnded | AttemptsProgressed
+    | Submitted | CancelAsked | PauseAsked | PriorityAsked | RetryAsked | DeleteAsked | ForgetAsked | DrainAsked
 )  # fmt: skip

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from mesh.core import identity, owners
+from mesh.core import identity, owners, valid
 from mesh.core.copies import Copies
 from mesh.core.effects import Drained, Effect, Exit, Hangup, ServePull
 from mesh.core.election import Election
@@ -34,6 +34,7 @@ from mesh.core.events import (
     LinkRefused,
     LinkUp,
     Measured,
+    MessageUnreadable,
     PauseAsked,
     PriorityAsked,
     Received,
@@ -83,6 +84,7 @@ class Machine:
         self.worker = Worker(me, params, self.out)
         self.leader = Leader(me, params, self.members, self.puller, self.out)
         self.refusals: dict[str, str] = {}  # address -> why there is no link
+        self.invalid_hellos = 0  # of who did not even say who it is as a node would
         self._claim: Claim = NO_CLAIM  # what worker and leader were last told
         self._leading = False
         self._next_beat = now
@@ -188,7 +190,10 @@ class Machine:
 
     def _on_link_up(self, event: LinkUp, now: float) -> None:
         hello, mine = event.hello, self.hello(now)
-        refusal = identity.refuse(mine, hello) or self._judge_double(mine, hello, event.dialed, now)
+        refusal = (
+            self._refuse_hello(hello, now) or identity.refuse(mine, hello)
+            or self._judge_double(mine, hello, event.dialed, now)
+        )  # fmt: skip
         if refusal is not None:
             if refusal.code != "ours":
                 self.out.do(Hangup(event.link, refusal.reason, refusal.code))
@@ -215,6 +220,16 @@ class Machine:
         self._beat_to(peer, now)
         if self.election.announced().leader == peer.node:
             self.worker.on_claim(self._claim)
+
+    def _refuse_hello(self, hello: Hello, now: float) -> identity.Refusal | None:
+        if wrong := valid.hello_fault(hello):
+            self.invalid_hellos += 1
+            self.out.note("warning", "hello_refused", address=hello.address, reason=wrong)
+            return identity.Refusal("invalid", wrong)
+        peer = self.members.peers.get(hello.node)
+        if peer is not None and peer.life == hello.life and now < peer.barred_until:
+            return identity.Refusal("invalid", self._why_barred(peer))
+        return None
 
     def _judge_double(self, mine: Hello, hello: Hello, dialed: str, now: float) -> identity.Refusal | None:
         """Two live lives of one identity: the leader alone decides, and keeps the one that was connected first."""
@@ -268,7 +283,46 @@ class Machine:
                 self.leader.on_gone(peer.node, now)
 
     def _on_received(self, event: Received, now: float) -> None:
-        self._deliver(event.sender, event.message, now)
+        """A message is taken whole or refused whole, before any record of it is joined."""
+        sender, message = event.sender, event.message
+        peer = self.members.peers.get(sender)
+        if peer is not None and now < peer.barred_until:
+            return  # it was under way when the link was closed
+        wrong = valid.message_fault(sender, message) or self._contradiction(sender, message)
+        if wrong:
+            self._refuse(sender, wrong, now)
+        else:
+            self._deliver(sender, message, now)
+
+    def _on_unreadable(self, event: MessageUnreadable, now: float) -> None:
+        self._refuse(event.sender, event.reason, now)
+
+    def _contradiction(self, sender: NodeId, message: Message) -> str:
+        """What is wrong with a message for what this node alone knows; empty: nothing."""
+        if isinstance(message, Pulled) and message.session:
+            return self.puller.contradicts(message.cursor)
+        if isinstance(message, Report) and (session := self.leader.sessions.get(sender)) is not None:
+            for attempt in message.attempts:
+                granted = session.open.get(attempt.id)
+                if granted is not None and granted[0] != attempt.task:
+                    return f"attempt {attempt.id} was granted for task {granted[0]}, not for {attempt.task}"
+        return ""
+
+    def _refuse(self, node: NodeId, wrong: str, now: float) -> None:
+        peer = self.members.peers.get(node)
+        if peer is None or now < peer.barred_until:
+            return
+        links = self.members.refuse(peer, wrong, now)
+        why = self.refusals[peer.address] = self._why_barred(peer)
+        for link in links:
+            self.out.do(Hangup(link, why, "invalid"))
+        self.out.note("warning", "peer_refused", node=node, name=peer.name, times=peer.refused, reason=wrong)
+
+    def _why_barred(self, peer: Peer) -> str:
+        return (
+            f"{peer.name or peer.node} (version {peer.version}) sent {self.me.name} (version {self.me.version}) "
+            f"what no correct node sends: {peer.why_refused}; nothing of it was taken; install the same version on both"
+        )
 
     def _deliver(self, sender: NodeId, message: Message, now: float) -> None:
         match message:
@@ -480,6 +534,7 @@ _HANDLERS: dict[type, Callable[[Machine, Any, float], None]] = {
     LinkDown: Machine._on_link_down,
     DialFailed: Machine._on_dial_failed,
     Received: Machine._on_received,
+    MessageUnreadable: Machine._on_unreadable,
     JournalSynced: Machine._on_synced,
     JournalFailed: Machine._on_journal_failed,
     SuccessorSynced: Machine._on_successor_synced,

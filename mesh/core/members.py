@@ -38,8 +38,8 @@ class Peer:
     """Another node, as seen from here."""
 
     __slots__ = (
-        "acked", "address", "gone", "heard", "heard_seq", "heartbeat", "incarnation", "life", "links", "name",
-        "node", "role", "sent", "seq", "since", "told", "version",
+        "acked", "address", "barred_for", "barred_until", "gone", "heard", "heard_seq", "heartbeat", "incarnation",
+        "life", "links", "name", "node", "refused", "role", "sent", "seq", "since", "told", "version", "why_refused",
     )  # fmt: skip
 
     def __init__(self, node: NodeId) -> None:
@@ -55,6 +55,10 @@ class Peer:
         self.sent: deque[tuple[int, float]] = deque(maxlen=32)
         self.gone = False
         self.told = -1  # the version of the address book it was sent
+        self.refused = 0  # messages that no correct node sends; of all its lives
+        self.why_refused = ""  # the last of them
+        self.barred_for = 0.0  # the last time, this life of it
+        self.barred_until = NEVER
 
 
 class Members:
@@ -119,7 +123,7 @@ class Members:
             contact = self.contacts.get(peer.address)
             if contact is not None and not contact.dialing:
                 # A link that was good: ask at once whether the process still exists. One that was refused: back off.
-                contact.dial_at = now + contact.backoff
+                contact.dial_at = max(now + contact.backoff, peer.barred_until)
         return peer
 
     def former(self, node: NodeId, life: Life) -> list[int]:
@@ -138,6 +142,23 @@ class Members:
             peer.gone = True
             return peer
         return None
+
+    def refuse(self, peer: Peer, why: str, now: float) -> list[int]:
+        """It sent what no correct node sends. Its links, to be closed; this life gets none for a while.
+
+        Each time for longer: it would send the same again, and every time a leader would be found and lost.
+        """
+        peer.refused, peer.why_refused = peer.refused + 1, why
+        peer.barred_for = min(self.params.bar_limit, peer.barred_for * 2 or self.params.redial_limit)
+        peer.barred_until = now + peer.barred_for
+        contact = self.contacts.get(peer.address)
+        if contact is not None:
+            contact.backoff, contact.dial_at = self.params.redial_limit, peer.barred_until
+        self._dialling = None
+        links = list(peer.links)
+        for link in links:
+            self.on_link_down(link, now)
+        return links
 
     def back_off(self, contact: Contact, now: float) -> None:
         self._dialling = None
@@ -190,6 +211,7 @@ class Members:
         peer.heard_seq = peer.incarnation = 0  # our own seq goes on: a life that comes back has heard the last one
         peer.sent.clear()
         peer.told = -1
+        peer.barred_for, peer.barred_until = 0.0, NEVER
 
     # -- heartbeats -------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,9 @@ class Params:
     lost_after: float = 30.0
     max_lost: int = 3  # a task that kills machines ends
     redial_limit: float = 5.0
+    bar_limit: float = (
+        60.0  # who sent what no correct node sends gets no link for redial_limit, then doubled up to this
+    )
     resend_after: float = 1.0
     pull_timeout: float = 2.0  # a puller gives a silent source this long
     resume_wait: float = 1.0  # after a suspend a leader grants nothing until members answered or this has passed

@@ -102,6 +102,18 @@ class Puller:
         """Who was asked and has not told everything yet."""
         return sorted(node for node, session in self.sessions.items() if not session.reached)
 
+    def contradicts(self, cursor: Cursor) -> str:
+        """Why no other node's journal can have this point, for what is known of it; empty: it can."""
+        if cursor.journal and cursor.journal == self._present.journal:  # a former one may go on: a copied directory's
+            return f"journal {cursor.journal} is this node's own"
+        known = self.cursors.get(cursor.journal, NO_CURSOR)
+        if known.position == cursor.position and known.digest and cursor.digest and known.digest != cursor.digest:
+            return (
+                f"journal {cursor.journal} had other records up to {cursor.position} than it has now; "
+                "was its machine put back together with its memory? start meshd there again"
+            )
+        return ""
+
     def on_pulled(self, sender: NodeId, pulled: Pulled, now: float) -> None:
         session = self.sessions.get(sender)
         if session is None or pulled.session != session.id or session.life != self._life(sender):

@@ -21,9 +21,9 @@ class Session:
     earlier one for its own. The first orders, empty where nothing is granted, say that the declaration arrived.
     """
 
-    def __init__(self, node: NodeId, life: Life, number: int, sending: set[NodeId] | None = None) -> None:
+    def __init__(self, node: NodeId, life: Life, number: int, sending: set[NodeId]) -> None:
         """``sending``: the nodes whose sessions have something to say; this one adds itself."""
-        self._sending = set[NodeId]() if sending is None else sending
+        self._sending = sending
         self.node, self.life, self.number = node, life, number
         self.seq = self.applied = 0
         self.complete = False  # its declaration was dealt with

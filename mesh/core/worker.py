@@ -15,11 +15,12 @@ from collections.abc import Iterable
 from mesh.core.effects import Assignment, BeginAttempts, StopAttempts
 from mesh.core.identity import Me
 from mesh.core.ids import NO_CLAIM, AttemptId, Claim, NodeId, granter
-from mesh.core.lattice import OFFERED, RELEASED, RUNNING, SUCCEEDED, Attempt, Outcome, Resources
+from mesh.core.lattice import FAILED, OFFERED, RELEASED, RUNNING, SUCCEEDED, Attempt, Outcome, Resources
 from mesh.core.messages import Bid, Grant, Offer, Orders, Refused, Report
 from mesh.core.needs import WHOLE, shares_of
 from mesh.core.outbox import Outbox
 from mesh.core.params import Params
+from mesh.core.valid import outcome_fault
 
 BATCH_MICROS = 10_000  # of tiny tasks handed to one runner in one go: about 30 times the cost of asking again
 BATCH_TASKS = 64
@@ -288,6 +289,9 @@ class Worker:
 
     def _end(self, held: Held, phase: int, outcome: Outcome, now: float) -> None:
         attempt = held.attempt._replace(ended=True, phase=phase, outcome=outcome)
+        if wrong := outcome_fault(attempt.id, True, outcome):  # no leader would take it from this node
+            message = f"{wrong}; return less, or write it to a file"
+            attempt = attempt._replace(phase=FAILED, outcome=Outcome("too_large", message))
         held.attempt, held.slot = attempt, None
         self.out.record(attempt)
         self._ended.append(attempt)

@@ -74,9 +74,11 @@ class Answers:
                 return views.explain(machine, task, now)
             case "Status", ():
                 vitals: dict[str, Any] = {**self._driver.vitals(), "dropped_messages": self._links.dropped}
+                told = views.status(machine, now)
+                told["refused_hellos"] += self._links.strangers
                 if damaged := [str(path) for path in self._damaged()]:
                     vitals["damaged_journals"] = damaged
-                return {**views.status(machine, now), **vitals}
+                return {**told, **vitals}
         raise LookupError(f"{name}{arguments} is no question")
 
     # Results.

@@ -54,6 +54,8 @@ def _peer(machine: Machine, peer: Peer, now: float) -> Document:
     members, beat = machine.members, peer.heartbeat
     if peer.gone:
         state, reason = "left", "its process ended"
+    elif now < peer.barred_until:
+        state, reason = "refused", machine.refusals.get(peer.address, peer.why_refused)
     elif members.alive(peer, now):
         state = "suspect" if members.suspect(peer, now) else "alive"
         reason = "" if state == "alive" else f"silent for {members.silent_for(peer, now):.1f} s"
@@ -71,7 +73,7 @@ def _peer(machine: Machine, peer: Peer, now: float) -> Document:
     if state == "alive" and not reason and beat is not None and not beat.eligible and peer.role in ("auto", "leader"):
         reason = beat.why_not
     row = _row(peer.node, peer.name, peer.role, state, reason, peer.address, leads, session_bid, term, peer.version)
-    return row | {"copy": _copy(machine, peer.node)}
+    return row | {"copy": _copy(machine, peer.node), "refused_messages": peer.refused}
 
 
 def _copy(machine: Machine, node: NodeId) -> Document | None:
@@ -79,7 +81,8 @@ def _copy(machine: Machine, node: NodeId) -> Document | None:
     position, synced = machine.copies.position(node), machine.out.synced
     if position is None:
         return None
-    return {"counts": node in machine.copies.standing(), "share": round(position / synced, 4) if synced else 1.0}
+    share = round(position / synced, 4) if synced else 1.0
+    return {"counts": node in machine.copies.standing(), "share": share, "records": position, "of": synced}
 
 
 def _row(
@@ -107,6 +110,7 @@ def _row(
         "term": term,
         "version": version,
         "copy": None,
+        "refused_messages": 0,
     }
 
 
@@ -157,6 +161,8 @@ def status(machine: Machine, now: float) -> Document:
         "durability": ledger.value("mesh", "durability") or ONE,
         "caught_up": machine.puller.caught_up(now),
         "trouble": election.journal_trouble or None,
+        "refused_messages": {peer.node: peer.refused for peer in machine.members.known() if peer.refused},
+        "refused_hellos": machine.invalid_hellos,
     }
 
 

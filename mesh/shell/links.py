@@ -2,7 +2,7 @@
 
 Owns the gRPC server (other services are registered on it), outgoing connections, the exchange of Hello, and queues
 that are bounded. It must not know what a message means or when to dial: the machine says so, and hears about it by
-LinkUp, LinkDown, LinkRefused, DialFailed and Received.
+LinkUp, LinkDown, LinkRefused, DialFailed, Received and MessageUnreadable.
 
 A *link* is one ``Peer.Link`` stream. Two nodes may hold one in each direction; the newest is used. Reports and Orders
 go over ``Work.Serve``, a stream that the worker opens when it has the first Report to send, so that bulk work never
@@ -19,13 +19,13 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from mesh.core.events import DialFailed, Event, LinkDown, LinkRefused, LinkUp, Received
+from mesh.core.events import DialFailed, Event, LinkDown, LinkRefused, LinkUp, MessageUnreadable, Received
 from mesh.core.ids import Life, NodeId
 from mesh.core.messages import Hello, Message, Orders, Report
 from mesh.shell.links_stream import (
@@ -49,6 +49,7 @@ log = logging.getLogger("mesh")
 HELLO_TIMEOUT = 3.0
 UNREADABLE = (WireError, DecodeError)
 
+T = TypeVar("T")
 Peer: TypeAlias = tuple[NodeId, Life]
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Handlers: TypeAlias = "grpc.GenericRpcHandler[bytes, bytes]"
@@ -82,6 +83,7 @@ class Links:
         self._dialling: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: grpc.aio.Server | None = None
+        self.strangers = 0  # streams that began with what is no Hello, or no work
         self.dropped = 0  # messages that went nowhere: no link, a full queue, or too large
 
     def bind(self, host: str, port: int, socket_path: Path | None, handlers: Sequence[Handlers]) -> int:
@@ -168,7 +170,11 @@ class Links:
             except ConnectionRefusedError:
                 self._emit(DialFailed(address, True))
                 return
-            except (OSError, TimeoutError, ValueError, *UNREADABLE, *STREAM_ERRORS) as error:
+            except UNREADABLE as error:
+                self.strangers += 1
+                self._emit(LinkRefused(address, f"what answers at {address} is no node: {error}", "invalid"))
+                return
+            except (OSError, TimeoutError, ValueError, *STREAM_ERRORS) as error:
                 log.debug("cannot link to %s: %s", address, error, extra={"event": "dial_failed"})
                 self._emit(DialFailed(address, False))
                 return
@@ -193,9 +199,11 @@ class Links:
                 frame = await stream.read()
             hello = _message(frame) if frame is not None else None
         except (TimeoutError, *UNREADABLE) as error:
-            log.warning("%s opened a link that is none: %s", context.peer(), error, extra={"event": "link_invalid"})
+            await self._turn_away(context, f"the first message on a link is a Hello; {error or 'none came'}")
             return
         if not isinstance(hello, Hello):
+            if frame is not None:  # else the other side hung up
+                await self._turn_away(context, "the first message on a link is a Hello, and this was another one")
             return
         ours = self._hello()
         if reason := _no_common_protocol(hello, ours):
@@ -215,8 +223,8 @@ class Links:
             try:
                 message = _message(frame)
             except UNREADABLE as error:
-                log.warning("%s sent what is no message: %s", node, error, extra={"event": "frame_invalid"})
-                return False
+                self._refuse(link.peer, f"no message; {error}")
+                return True  # until the other side has read why
             if isinstance(message, Refusal):
                 if message.code:
                     self._emit(LinkRefused(address, message.reason, message.code))
@@ -232,6 +240,22 @@ class Links:
             await link.stream.run(take)
         finally:
             self._down(link)
+
+    async def _turn_away(self, context: Context, why: str) -> None:
+        self.strangers += 1
+        log.warning("%s opened a link that is none: %s", context.peer(), why, extra={"event": "link_invalid"})
+        try:
+            await context.write(_frame(Refusal("invalid", why)))
+        except STREAM_ERRORS as error:  # it does not wait for an answer
+            log.debug("%s was not told: %s", context.peer(), error, extra={"event": "link_invalid"})
+
+    def _refuse(self, peer: Peer, what: str) -> None:
+        """It sent what cannot be read, on a link or on a work stream: no link with this life of it stays."""
+        links = [link for link in self._nodes.get(peer[0], ()) if link.peer == peer]
+        if links:  # else a stream that outlived its link
+            self._emit(MessageUnreadable(peer[0], what))
+        for link in links:
+            self.hangup(link.number, f"{peer[0]} sent {what}", "invalid")
 
     def _down(self, link: _Link) -> None:
         if self._links.pop(link.number, None) is None:
@@ -278,7 +302,7 @@ class Links:
 
     async def _report(self, peer: Peer, stream: Stream, own: grpc.aio.Channel | None) -> None:
         def take(frame: bytes) -> bool:
-            return self._take_work(peer[0], lambda: decode_orders(OrdersFrame.FromString(frame)))
+            return self._take_work(peer, lambda: decode_orders(_checked(OrdersFrame.FromString, frame)))
 
         try:
             await stream.run(take)
@@ -294,8 +318,9 @@ class Links:
             async with asyncio.timeout(self._hello_timeout):
                 first = ReportFrame.FromString(await stream.read() or b"")
         except (TimeoutError, *UNREADABLE) as error:
+            self.strangers += 1
             log.warning("%s sent what is no work: %s", context.peer(), error, extra={"event": "frame_invalid"})
-            return
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"this is no work: {error}")
         peer = (first.node, first.life)
         if all(link.peer != peer for link in self._nodes.get(first.node, ())):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "open a link first, by Peer.Link")
@@ -304,7 +329,7 @@ class Links:
         self._orders[peer] = stream
 
         def take(frame: bytes) -> bool:
-            return self._take_work(peer[0], lambda: decode_report(ReportFrame.FromString(frame)))
+            return self._take_work(peer, lambda: decode_report(_checked(ReportFrame.FromString, frame)))
 
         try:
             await stream.run(take)
@@ -312,14 +337,14 @@ class Links:
             if self._orders.get(peer) is stream:
                 del self._orders[peer]
 
-    def _take_work(self, node: NodeId, decode: Callable[[], Message | None]) -> bool:
+    def _take_work(self, peer: Peer, decode: Callable[[], Message | None]) -> bool:
         try:
             message = decode()
         except UNREADABLE as error:
-            log.warning("%s sent what is no work: %s", node, error, extra={"event": "frame_invalid"})
+            self._refuse(peer, f"no work; {error}")
             return False
         if message is not None:
-            self._emit(Received(node, message))
+            self._emit(Received(peer[0], message))
         return True
 
     def _fits(self, frame: bytes, to: NodeId) -> bool:
@@ -347,7 +372,13 @@ def _frame(message: LinkMessage) -> bytes:
 
 
 def _message(frame: bytes) -> LinkMessage | None:
-    return decode_peer(PeerFrame.FromString(frame))
+    return decode_peer(_checked(PeerFrame.FromString, frame))
+
+
+def _checked(parse: Callable[[bytes], T], frame: bytes) -> T:
+    if len(frame) > MAX_MESSAGE:
+        raise WireError(f"it has {len(frame)} bytes", f"the limit is {MAX_MESSAGE}")
+    return parse(frame)
 
 
 def _no_common_protocol(theirs: Hello, ours: Hello) -> str:

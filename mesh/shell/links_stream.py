@@ -16,6 +16,9 @@ import grpc.aio
 
 # Slices are counted in records, 2,000 of them with 16 KiB of result each: 32 MiB, and room for as much again.
 MAX_MESSAGE = 64 * 1024 * 1024
+# A larger one is read, so that its sender can be told by name and counted. Beyond this gRPC itself ends the stream: it
+# tells the sender why, and to this side it looks like any other end.
+MAX_READ = 2 * MAX_MESSAGE
 MAX_FRAMES = 1000
 MAX_QUEUED = 8 * 1024 * 1024  # bytes; one frame larger than this is still sent when nothing else waits
 CONNECT_TIMEOUT = 1.0
@@ -35,7 +38,7 @@ _PINGS = (
 )
 SERVER_OPTIONS = (
     ("grpc.so_reuseport", 0),  # else two daemons share a port and each gets half of the connections
-    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_receive_message_length", MAX_READ),
     ("grpc.max_send_message_length", MAX_MESSAGE),
     *_PINGS,
 )
@@ -43,7 +46,7 @@ CHANNEL_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),  # a redial must not inherit the back-off of the dial before it
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),
-    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_receive_message_length", MAX_READ),
     ("grpc.max_send_message_length", MAX_MESSAGE),
     *_PINGS,
 )

@@ -33,6 +33,8 @@ from mesh.core.events import (
     Submitted,
 )
 from mesh.core.ids import AttemptId, JobId, TaskId, misnamed
+from mesh.core.lattice import Owner
+from mesh.core.valid import PAYLOAD_BYTES, fault, first_fault
 from mesh.shell.server_watch import Results, Watcher
 from mesh.v1 import client_pb2 as pb
 from mesh.wire.client import decode_submit, encode_watched
@@ -42,7 +44,6 @@ log = logging.getLogger("mesh")
 
 ERROR, HOPS = "mesh-error", "mesh-hops"  # metadata: an error's class; how many nodes passed a call on
 MAX_HOPS = 2
-PAYLOAD_LIMIT = 4 * 1024 * 1024  # of one task: it travels whole, and lies in every journal
 DISK_PATIENCE = 5.0  # seconds that a question waits for the journal
 DETAILS_LIMIT = 4000  # characters: headers beyond 8 KiB are refused by the receiver
 LARGE = 1000  # items from which a document is written out beside the loop
@@ -251,12 +252,15 @@ class Server:
         for task in tasks:
             if problem := misnamed(job.id, task.id):
                 raise InvalidSpec(f"nothing was submitted; {problem}; submit it under other ids")
-            if len(task.payload) > PAYLOAD_LIMIT:
+            if len(task.payload) > PAYLOAD_BYTES:
                 raise QuotaExceeded(
                     f"task {task.id} is too large",
-                    f"its function and arguments take {len(task.payload)} bytes, the limit is {PAYLOAD_LIMIT}",
+                    f"its function and arguments take {len(task.payload)} bytes, the limit is {PAYLOAD_BYTES}",
                     "pass the path of a file, or fewer values",
                 )
+        owner = message.owner and fault(Owner(job.id, "", 0, message.owner))
+        if problem := fault(job) or first_fault(tasks) or owner:  # no peer would take it from this node
+            raise InvalidSpec(f"nothing was submitted; {problem}; submit it without that")
         answer = await self._ask(lambda call: Submitted(call, job, tasks, message.owner))
         return pb.SubmitReply(count=answer.count, durable_on=answer.durable_on).SerializeToString()
 

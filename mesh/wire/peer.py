@@ -24,7 +24,7 @@ from mesh.wire.ledger import decode_records, encode_records, get_claim, put_clai
 
 
 class Refusal(NamedTuple):
-    """Ends a link, and why, for the other side's people. ``code``: foreign, protocol, duplicate or empty."""
+    """Ends a link, and why, for the other side's people. ``code``: foreign, protocol, duplicate, invalid or empty."""
 
     code: str
     reason: str

@@ -54,6 +54,16 @@ def test_peers(meshctl: Meshctl) -> None:
         assert mac[place:].startswith(other or " ")
 
 
+def test_peers_says_how_far_a_copy_is(meshctl: Meshctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = {"counts": False, "share": 0.4286, "records": 12_000, "of": 28_000}
+    monkeypatch.setitem(PEERS[1], "copy", copy)
+    header, _, mac = meshctl("peers").out.splitlines()
+    assert mac[header.index("COPY") :].startswith("catching up: 43%, 12,000 of 28,000 records  ")
+    copy["counts"] = True
+    header, _, mac = meshctl("peers").out.splitlines()
+    assert mac[header.index("COPY") :].startswith("yes  ")
+
+
 def test_submit_a_file(meshctl: Meshctl, sweep: Path) -> None:
     ran = meshctl("submit", str(sweep), "--name", "night", "--priority", "8", "-o", "json")
     assert ran.code == 0

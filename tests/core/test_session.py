@@ -17,7 +17,7 @@ class Rig:
 
     def __init__(self) -> None:
         self.out = outbox("a")
-        self.session = Session(node("b"), "b1", 7)
+        self.session = Session(node("b"), "b1", 7, set())
         self.now = 10.0
 
     def send(self) -> list[Orders]:

@@ -83,7 +83,7 @@ def test_journals_are_asked_for_slice_by_slice() -> None:
     rig = Rig()
     rig.member("m", claim=Claim(False, 0, "", ""))
     rig.quiet()
-    each = tasks(MANY)
+    each = tuple(task._replace(id=f"{task.job}.{task.index}") for task in tasks(MANY))
     parts = [each[at : at + SLICE] for at in range(0, MANY, SLICE)]
     asked = [message for step in rig.steps for message in messages(Pull, step, "m")]
     assert len(asked) == 1

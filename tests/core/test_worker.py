@@ -21,6 +21,7 @@ from mesh.core.lattice import (
     Task,
 )
 from mesh.core.messages import Bid, Device, Grant, Offer, Orders, Refused, Report
+from mesh.core.valid import OUTCOME_BYTES
 from mesh.core.worker import BATCH_TASKS, STUCK_AFTER, Worker
 from mesh.core.worker import REFRESH as REFRESHES
 from tests.core.bids import GIB, gpu, need, offer, shape
@@ -304,6 +305,18 @@ def test_a_finished_attempt_is_on_disk_before_it_is_reported() -> None:
     assert messages(Report, effects) == []
     rig.out.on_synced(rig.out.position)
     assert reported(rig.out.flush()) == [("1", True, SUCCEEDED)]
+
+
+def test_what_no_leader_would_take_for_its_size_is_a_failure_that_says_so() -> None:
+    rig = Rig()
+    rig.follow()
+    rig.run("1")
+    outcome = Outcome(result=b"x" * (OUTCOME_BYTES + 1), started_ms=5)
+    rig.worker.on_ended((("1", SUCCEEDED, outcome),), rig.now)
+    (report,) = messages(Report, rig.step(), "a")
+    (attempt,) = report.attempts
+    assert (attempt.ended, attempt.phase, attempt.outcome.code) == (True, FAILED, "too_large")
+    assert f"the limit is {OUTCOME_BYTES}; return less" in attempt.outcome.message
 
 
 def test_to_oneself_it_is_reported_at_once() -> None:

@@ -7,13 +7,22 @@ import json
 import shutil
 import sqlite3
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 
+from mesh.core.ids import NO_CLAIM
+from mesh.core.lattice import Job, Shape, Task
 from mesh.core.lattice import Mesh as MeshRecord
+from mesh.core.messages import PROTOCOL, Cursor, Heartbeat, Hello, Pull, Pulled
 from mesh.shell.journal import Journal
-from tests.e2e.mesh import Daemon, Mesh, alive, until
+from mesh.v1.peer_pb2 import PeerFrame
+from mesh.wire.peer import Refusal, decode_peer, encode_peer
+from tests.e2e.mesh import PATIENCE, Daemon, Mesh, alive, until
 from tests.e2e.work import Gated
 
 pytestmark = pytest.mark.e2e
@@ -100,7 +109,12 @@ def test_journal_of_a_newer_version(mesh: Mesh) -> None:
     connection.close()
     before = journal.read_bytes()
     a.start()
-    refused(a, 73, "was written by a newer meshd", "version 99", "nothing was changed")
+    refused(
+        a, 73,
+        f"meshd: the journal {journal} was written by a newer meshd; "
+        "its schema is version 99, this meshd knows those up to 2; "
+        "start the newer version again, or choose another --state-dir; nothing was changed",
+    )  # fmt: skip
     assert journal.read_bytes() == before
 
 
@@ -241,6 +255,104 @@ def test_two_old_meshes_of_one_name(mesh: Mesh, tmp_path: Path) -> None:
     text = mesh.run("peers", at=a, json_too=False).stdout
     assert "refused" in text
     assert b.address in text
+
+
+# -- a peer that sends what no node sends ------------------------------------------------------------------------------
+
+
+class FakePeer:
+    """A member that beats, has a journal, and says of it what it is told to say."""
+
+    def __init__(self, daemon: Daemon, mesh_name: str, mesh_id: str) -> None:
+        ours = Hello((PROTOCOL,), mesh_name, (mesh_id,), False, FAKE, "F1", "fake", FAKE_ADDRESS, "auto", "0", 0)
+        self.daemon, self.hello = daemon, ours
+
+    async def _link(self, channel: grpc.aio.Channel) -> tuple[Any, Any]:
+        call: Any = channel.stream_stream("/mesh.v1.Peer/Link")()
+        await call.write(encode_peer(self.hello).SerializeToString())
+        return call, await self._read(call)
+
+    async def _read(self, call: Any) -> Any:
+        async with asyncio.timeout(PATIENCE):
+            frame = await call.read()
+        return None if frame is grpc.aio.EOF else decode_peer(PeerFrame.FromString(frame))
+
+    async def lie(self, answer: Callable[[Pull], bytes]) -> tuple[Refusal, int, Refusal]:
+        """Answers the first pull so. The refusal of that, the daemon's journal before it, and what a redial gets."""
+        async with grpc.aio.insecure_channel(self.daemon.address) as channel:
+            call, theirs = await self._link(channel)
+            assert isinstance(theirs, Hello)
+            seq = position = 0
+            while not isinstance(said := await self._read(call), Refusal):
+                assert said is not None, "the link ended without a word"
+                if position:
+                    continue  # a write would fail where the stream has ended, and hide what it ended with
+                if isinstance(said, Heartbeat):
+                    seq += 1
+                    beat = Heartbeat(seq, said.seq, "F1", 0, True, "", NO_CLAIM, False, 0, "", (), (), (), "fake",
+                                     "auto", FAKE_ADDRESS, 9)  # fmt: skip
+                    await call.write(encode_peer(beat).SerializeToString())
+                elif isinstance(said, Pull):
+                    status = await asyncio.to_thread(until, self._settled, what="its journal rests")
+                    position = status["journal_position"]
+                    await call.write(answer(said))
+            assert await call.read() is grpc.aio.EOF
+            second, again = await self._link(channel)
+            if isinstance(again, Hello):  # a refusal follows the hello, for it is the machine's
+                again = await self._read_refusal(second)
+            return said, position, again
+
+    def _settled(self) -> dict[str, Any] | None:
+        before = self.daemon.status()
+        return before if self.daemon.status()["journal_position"] == before["journal_position"] else None
+
+    async def _read_refusal(self, call: Any) -> Refusal:
+        while not isinstance(said := await self._read(call), Refusal):
+            assert said is not None, "the link ended without a word"
+        return said
+
+
+FAKE, FAKE_ADDRESS = "50-01ARZ3NDEKTSV4RRFFQ69G5FZZ", "127.0.0.1:1"
+FORGED = Task("k.1", "j", 0, "d", Shape(), b"")
+
+
+def bad_records(pull: Pull) -> bytes:
+    records = (MeshRecord("01ARZ3NDEKTSV4RRFFQ69G5FA9", True), Job("j", "d"), FORGED)
+    pulled = Pulled(pull.session, Cursor("fake", 3, "x"), True, records)
+    return encode_peer(pulled).SerializeToString()
+
+
+def no_records(pull: Pull) -> bytes:
+    pulled = PeerFrame(pulled={"session": pull.session, "end": True, "records": b"\xff\xff"})
+    return pulled.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (bad_records, "a task's id is its job's id, a dot and a name, 'k.1' of job 'j' is not"),
+        (no_records, "a batch of records cannot be read"),
+    ],
+)
+def test_a_peer_that_sends_bad_records(mesh: Mesh, answer: Callable[[Pull], bytes], why: str) -> None:
+    """It hears why, its link is closed and counted, nothing it sent is taken, and the node goes on."""
+    a = mesh.start("a")
+    mesh.met(a)
+    peer = FakePeer(a, mesh.name, a.status()["mesh_id"])
+    refusal, position, again = asyncio.run(peer.lie(answer))
+    assert refusal.code == again.code == "invalid"
+    assert why in refusal.reason
+    assert why in again.reason
+    status = a.status()
+    assert status["refused_messages"] == {FAKE: 1}
+    assert status["journal_position"] == position, "nothing was recorded, not the good ones of the batch either"
+    assert "01ARZ3NDEKTSV4RRFFQ69G5FA9" not in status["mesh_id"]
+    assert mesh.ctl("jobs", at=a) == []
+    (row,) = [row for row in mesh.peers(a) if row["id"] == FAKE]
+    assert (row["state"], row["refused_messages"]) == ("refused", 1)
+    assert why in row["reason"]
+    assert "peer_refused" in a.said()
+    assert mesh.ctl("submit", "--wait", "--", "true", at=a)["state"] == "succeeded"
 
 
 # -- meshctl without a mesh --------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from mesh.core.identity import Me
 from mesh.core.ids import Claim
 from mesh.core.lattice import FAILED, SUCCEEDED, Acceptance, Attempt, Job, Outcome, Resources, Retries, Shape, Task
 from mesh.core.machine import Machine
-from mesh.core.messages import Device, Offer
+from mesh.core.messages import Cursor, Device, Offer, Pull
 from mesh.core.params import Params
 from mesh.core.work import COMMAND, Work
 from mesh.node import views
@@ -24,7 +24,7 @@ NODE = "50-" + "0" * 26
 OTHER = "50-" + "0" * 25 + "7"
 CARD = Device("cuda:0", "cuda", "Card", 24 << 30, 20 << 30)
 PEER_FIELDS = {
-    "copy",
+    "copy", "refused_messages",
     "id", "name", "role", "leader", "state", "reason", "address", "devices", "slots", "free_slots", "bid", "term",
     "version",
 }  # fmt: skip
@@ -100,6 +100,30 @@ def test_a_member_that_was_never_reached_is_an_island_and_a_refused_address_has_
     assert rows["127.0.0.1:9"]["state"] == "refused"
     assert rows["127.0.0.1:9"]["reason"] == "another mesh of this name"
     assert next(row["state"] for row in rows.values() if row["id"] == OTHER) == "island"
+
+
+def test_a_peer_that_was_refused_is_shown_with_why_and_how_often() -> None:
+    node = Node()
+    hello = node.machine.hello(node.now)._replace(node=OTHER, life="L9", name="other", address="127.0.0.1:7")
+    node.step(ev.LinkUp(1, hello))
+    node.step(ev.Received(OTHER, Pull(1, (Cursor("journal", -1, ""),))))
+    (row,) = [row for row in views.peers(node.machine, node.now) if row["id"] == OTHER]
+    assert (row["state"], row["refused_messages"], row["address"]) == ("refused", 1, "127.0.0.1:7")
+    assert "there is no record -1 of journal 'journal'; nothing of it was taken" in row["reason"]
+    status = views.status(node.machine, node.now)
+    assert (status["refused_messages"], status["refused_hellos"]) == ({OTHER: 1}, 0)
+
+
+def test_a_copy_on_its_way_is_shown_in_records() -> None:
+    node = Node()
+    node.submit(3)
+    hello = node.machine.hello(node.now)._replace(node=OTHER, life="L9", name="other", address="127.0.0.1:7")
+    node.step(ev.LinkUp(1, hello))
+    node.machine.copies.recruits = (OTHER,)
+    node.step(ev.SuccessorSynced(OTHER, 2))
+    synced = node.machine.out.synced
+    (row,) = [row for row in views.peers(node.machine, node.now) if row["id"] == OTHER]
+    assert row["copy"] == {"counts": False, "share": round(2 / synced, 4), "records": 2, "of": synced}
 
 
 def test_a_task_from_pending_to_done() -> None:

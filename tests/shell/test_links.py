@@ -14,15 +14,15 @@ import grpc
 import grpc.aio
 import pytest
 
-from mesh.core.events import DialFailed, Event, LinkDown, LinkRefused, LinkUp, Received
+from mesh.core.events import DialFailed, Event, LinkDown, LinkRefused, LinkUp, MessageUnreadable, Received
 from mesh.core.ids import NO_CLAIM
 from mesh.core.lattice import NO_OUTCOME, Attempt, Register
 from mesh.core.messages import PROTOCOL, Cursor, Hello, Message, Orders, Pull, Pulled, Report, Yield
 from mesh.shell.links import Links, PortInUse
-from mesh.shell.links_stream import MAX_FRAMES, Stream
+from mesh.shell.links_stream import MAX_FRAMES, MAX_MESSAGE, Stream
 from mesh.v1.peer_pb2 import PeerFrame
 from mesh.v1.work_pb2 import ReportFrame
-from mesh.wire.peer import encode_peer
+from mesh.wire.peer import Refusal, decode_peer, encode_peer
 from mesh.wire.work import opening
 
 PATIENCE = 10.0
@@ -326,18 +326,43 @@ async def test_what_is_no_hello_makes_no_link(nodes: Callable[..., Any], frame: 
     async with grpc.aio.insecure_channel(node.address) as channel:
         call = channel.stream_stream("/mesh.v1.Peer/Link")()
         await call.write(frame)
+        refusal = decode_peer(PeerFrame.FromString(await call.read()))
         assert await call.read() is grpc.aio.EOF
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "invalid"
+    assert refusal.reason.startswith("the first message on a link is a Hello")
+    assert node.links.strangers == 1
     assert node.events == []
 
 
-async def test_what_is_no_message_ends_the_link(nodes: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        (b"\xff\xff\xff", "50-B sent no message; "),
+        (PeerFrame(pulled={"session": 1, "records": b"\xff"}).SerializeToString(), "a batch of records cannot be read"),
+        (b"\x12" + b"\xff\xff\xff\x20" + b"x" * (1 << 26), f"the limit is {MAX_MESSAGE}"),
+    ],
+    ids=["no frame", "no records", "too large"],
+)
+async def test_what_is_no_message_is_refused_and_ends_the_link(nodes: Callable[..., Any], bad: bytes, why: str) -> None:
     node = await nodes("50-A")
     async with grpc.aio.insecure_channel(node.address) as channel:
         call = channel.stream_stream("/mesh.v1.Peer/Link")()
         await call.write(encode_peer(node.hello()._replace(node="50-B")).SerializeToString())
         await node.sees(LinkUp)
-        await call.write(b"\xff\xff\xff")
+        assert decode_peer(PeerFrame.FromString(await call.read())) == node.hello()
+        await call.write(bad)
+        refusal = decode_peer(PeerFrame.FromString(await call.read()))
+        assert isinstance(refusal, Refusal)
+        assert refusal.code == "invalid"
+        assert why in refusal.reason
+        assert await call.read() is grpc.aio.EOF
         await node.sees(LinkDown)
+    (told,) = [event for event in node.events if isinstance(event, MessageUnreadable)]
+    assert told.sender == "50-B"
+    assert why.removeprefix("50-B sent ") in told.reason
+    assert node.count(MessageUnreadable) == node.count(LinkDown) == 1
+    assert node.count(Received) == 0
 
 
 async def test_large_frames_pass_and_too_large_ones_cost_no_link(nodes: Callable[..., Any]) -> None:
@@ -414,6 +439,42 @@ async def test_stream_counts_bytes_too() -> None:
     stream.put(b"y")
     stream.drop_oldest()
     assert not stream.full(b"x" * 7 * 1024 * 1024)
+
+
+@pytest.mark.parametrize("who", ["worker", "leader"])
+async def test_what_is_no_work_ends_the_link_too(nodes: Callable[..., Any], who: str) -> None:
+    one, two = await joined(nodes)
+    one.links.send("50-B", report())
+    await two.hears(report())
+    bad, refuses = (one, two) if who == "worker" else (two, one)
+    stream = one.links._reports["50-B", "1"] if bad is one else two.links._orders["50-A", "1"]
+    stream.put(b"\xff\xff\xff")
+    refused = await bad.sees(LinkRefused)
+    assert (refused.code, refused.address) == ("invalid", refuses.address)
+    assert refused.reason.startswith(f"{bad.name} sent no work; ")
+    assert (await refuses.sees(MessageUnreadable)).sender == bad.name
+    await asyncio.gather(one.sees(LinkDown), two.sees(LinkDown))
+    assert not one.links._orders
+    assert refuses.count(MessageUnreadable) == 1
+
+
+async def test_what_answers_a_dial_with_no_message_is_refused(nodes: Callable[..., Any]) -> None:
+    async def link(_: object, context: Any) -> None:
+        await context.read()
+        await context.write(b"\xff\xff\xff")
+
+    server = grpc.aio.server()
+    handlers = {"Link": grpc.stream_stream_rpc_method_handler(link)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("mesh.v1.Peer", handlers),))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    one = await nodes("50-A")
+    one.links.dial(address)
+    refused = await one.sees(LinkRefused)
+    assert (refused.address, refused.code) == (address, "invalid")
+    assert refused.reason.startswith(f"what answers at {address} is no node: ")
+    assert (one.count(LinkUp), one.count(DialFailed), one.links.strangers) == (0, 0, 1)
+    await server.stop(None)
 
 
 async def test_port_in_use_is_told(nodes: Callable[..., Any]) -> None:

@@ -15,8 +15,9 @@ from mesh.core import effects as fx
 from mesh.core import events as ev
 from mesh.core.errors import NoLeader, NotFound
 from mesh.core.lattice import Job, Shape, Task
+from mesh.core.valid import PAYLOAD_BYTES
 from mesh.shell import server
-from mesh.shell.server import PAYLOAD_LIMIT, Server
+from mesh.shell.server import Server
 from mesh.shell.server_watch import REPLY_RESULTS, STANDING_EVERY, Standing
 from mesh.v1 import client_pb2 as pb
 from mesh.v1.client_pb2_grpc import ClientStub
@@ -212,8 +213,28 @@ async def test_a_task_that_is_not_named_after_its_job_is_refused(node: Node, job
     assert not node.world.asked
 
 
+@pytest.mark.parametrize(
+    ("job", "task", "owner", "why"),
+    [
+        ({"submitted_ms": -1}, {}, "", "job j1 was submitted at -1 ms"),
+        ({}, {"index": -1}, "", "task j1.t1 has number -1 in its job"),
+        ({}, {"shape": Shape(())}, "", "task j1.t1 does not say what it needs"),
+        ({}, {}, "me", "'me' is no id of a node"),
+    ],
+)
+async def test_what_no_other_node_would_take_from_this_one_is_refused(
+    node: Node, job: dict[str, Any], task: dict[str, Any], owner: str, why: str
+) -> None:
+    request = encode_submit(JOB._replace(**job), [Task("j1.t1", "j1", 0, "d", Shape(), b"")._replace(**task)])
+    request.owner = owner
+    kind, _, text = await failure(node.stub.Submit(request))
+    assert kind == "InvalidSpec"
+    assert text.startswith(f"nothing was submitted; {why}")
+    assert not node.world.asked
+
+
 async def test_too_large_a_task_is_refused(node: Node) -> None:
-    name, code, text = await failure(node.stub.Submit(submission(PAYLOAD_LIMIT + 1)))
+    name, code, text = await failure(node.stub.Submit(submission(PAYLOAD_BYTES + 1)))
     assert (name, code) == ("QuotaExceeded", grpc.StatusCode.RESOURCE_EXHAUSTED)
     assert "task j1.t1 is too large" in text
     assert node.world.asked == []

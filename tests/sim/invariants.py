@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from mesh.core import effects as do
 from mesh.core import events as ev
+from mesh.core.valid import first_fault
 from tests.sim.grants import Grants
 from tests.sim.leaders import Leaders
 from tests.sim.promises import Promises
@@ -61,6 +62,8 @@ class Watcher:
                     self.promises.on_send(host, machine, effect)
                     self.leaders.on_send(host, machine, effect)
                 case do.Persist():
+                    if wrong := first_fault(effect.records):  # no peer would take it from here
+                        self.world.violate(f"{host.name} records what it would refuse of others: {wrong}")
                     self.grants.on_persist(host, machine, effect)
                     self.promises.on_persist(host, machine, effect)
                 case do.BeginAttempts():
@@ -69,5 +72,7 @@ class Watcher:
                     self.promises.on_shown(host, machine, effect)
                 case do.LeaderChanged():
                     self.leaders.on_changed(host, machine)
+                case do.Notice(event="peer_refused" | "hello_refused"):
+                    self.world.violate(f"{host.name} refuses what a correct machine said: {dict(effect.fields)}")
                 case do.Drained():
                     self.grants.on_drained(host, machine)
