@@ -12,7 +12,8 @@ A way to read it, about 250 lines each:
 * who is there and who grants: ``members``, ``election``, ``identity``, ``puller`` (journals of others)
 * what becomes of tasks: ``tasks`` (one decision per task), ``control`` (what users ask), ``owners`` (what must not
   run twice), ``leader`` and ``session`` (nodes, grants, losses), ``worker`` (the other end)
-* who gets what: ``ready`` (whose turn), ``matching`` (which node, and why), on ``account``, ``held``, ``needs``,
-  ``kept`` and ``opening`` (reservations), ``reasons`` (the words)
+* who gets what: ``ready`` (whose turn), ``matching`` (which node) with ``turn`` (the best one for a shape) and
+  ``ballot`` (and why), on ``account``, ``changes``, ``held``, ``needs``, ``kept`` and ``opening`` (reservations),
+  ``reasons`` (the words)
 * how they meet: ``machine``
 """

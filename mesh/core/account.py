@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from mesh.core import needs, reasons
+from mesh.core.changes import Changes
 from mesh.core.held import NOTHING, Held, KindHeld, Place, Sums
 from mesh.core.ids import JobId, NodeId, TaskId
 from mesh.core.kept import Kept
@@ -29,15 +30,17 @@ BARRED_FOR = 30.0  # seconds that a node is believed that it cannot serve someth
 class Account:
     """One worker.
 
-    Open attempts are kept by task id, so that telling one twice does no harm. ``barred`` is the caller's to set: why
-    nothing is granted there for the time being.
+    Open attempts are kept by task id, so that telling one twice does no harm. ``changes`` hears of whatever changes
+    the room, or what the node is asked for at all.
     """
 
     def __init__(self, node: NodeId, bid: Bid | None = None) -> None:
         self.node = node
         self.bid: Bid | None = None
-        self.barred = ""
+        self.changes = Changes()
+        self._barred = ""
         self.speeds: dict[str, int] = {}  # kind -> microseconds
+        self.measured: set[str] = set()  # kinds whose speed changed since the last matching
         self.kept: Kept | None = None  # since the last matching
         self.entered = 0  # attempts so far
         self.version = 0  # changes with whatever changes the room
@@ -57,6 +60,16 @@ class Account:
         if bid is not None:
             self.apply_bid(bid)
 
+    @property
+    def barred(self) -> str:
+        """The caller's to set: why nothing is granted there for the time being."""
+        return self._barred
+
+    @barred.setter
+    def barred(self, why: str) -> None:
+        self._barred = why
+        self._touch()
+
     def __len__(self) -> int:
         """Open attempts."""
         return len(self._kind_of)
@@ -71,7 +84,7 @@ class Account:
         self._agree(offer)
         self._busy_slots = Why(reasons.BUSY_SLOTS, (offer.slots,))
         self.bid = bid
-        self.version += 1
+        self._touch()
         slots, millicpus, memory, shares = bid.free_slots, bid.free_millicpus, bid.free_memory, dict(bid.devices)
         totals, counted = self.totals(), self.totals()
         for need, devices in uncounted:
@@ -94,7 +107,10 @@ class Account:
         self.slots = min(offer.slots, max(0, counted.count) + max(0, bid.free_slots))
         self.millicpus = min(offer.millicpus, max(0, counted.millicpus) + max(0, bid.free_millicpus))
         self.memory = min(offer.memory, max(0, counted.memory) + max(0, bid.free_memory))
-        self.speeds.update((kind, max(1, micros)) for kind, micros in bid.speeds)
+        for kind, micros in bid.speeds:
+            if self.speeds.get(kind) != max(1, micros):
+                self.speeds[kind] = max(1, micros)
+                self.measured.add(kind)
         if bid.speeds or self._allowance != bid.allowance_ms * 1000:
             self._allowance = bid.allowance_ms * 1000
             self._regroup()
@@ -126,7 +142,7 @@ class Account:
             self._promise(held, -1)
         if not kind.held:
             del self.kinds[held.kind]
-        self.version += 1
+        self._touch()
         return held
 
     def take(self, task: TaskId, job: JobId, shape: Shape, place: Place, now: float) -> None:
@@ -147,13 +163,13 @@ class Account:
         """Keep a part of it free, in the place of what was kept until now."""
         if self.kept is not kept:
             self.kept = kept
-            self.version += 1
+            self._touch()
 
     def bar(self, what: str | Shape, why: str, now: float) -> None:
         """The node said that it cannot serve this directory, this kind, or this very shape. Believed for a while."""
         self._bars[what] = (why, now + BARRED_FOR)
         self._suits.clear()
-        self.version += 1
+        self._touch()
 
     def pardon(self, now: float) -> None:
         """Lifts the bars that were believed for long enough."""
@@ -162,7 +178,7 @@ class Account:
             for what in over:
                 del self._bars[what]
             self._suits.clear()
-            self.version += 1
+            self._touch()
 
     def next_pardon(self) -> float | None:
         return min((until for _why, until in self._bars.values()), default=None)
@@ -307,6 +323,10 @@ class Account:
             sums.add(group)
         return sums
 
+    def _touch(self) -> None:
+        self.version += 1
+        self.changes.touch(self.node)
+
     def _agree(self, offer: Offer) -> None:
         # Free memory changes with every bid; what the hard constraints read does not.
         terms = (
@@ -332,7 +352,7 @@ class Account:
         kind.count_in(need, 1)
         if devices:
             self._promise(held, 1)
-        self.version += 1
+        self._touch()
 
     def _promise(self, held: Held, sign: int) -> None:
         for device, share in zip(held.devices, shares_of(held.need), strict=True):

@@ -21,7 +21,7 @@ from mesh.core.identity import Me
 from mesh.core.ids import NO_CLAIM, AttemptId, Claim, JobId, Life, NodeId, TaskId, attempt_id, job_of
 from mesh.core.lattice import LOST, OFFERED, RELEASED, RUNNING, Attempt, Deleted, Outcome, Record, Resources, Task
 from mesh.core.ledger import TaskState
-from mesh.core.matching import Decision, match
+from mesh.core.matching import Decision, Matching
 from mesh.core.members import NEVER, Members, Peer
 from mesh.core.messages import NO_CURSOR, Grant, Pulled, Refused, Report
 from mesh.core.outbox import Outbox
@@ -29,14 +29,12 @@ from mesh.core.owners import NOT_COUNTED
 from mesh.core.params import Params
 from mesh.core.puller import Puller
 from mesh.core.ready import Loads
-from mesh.core.session import Session
+from mesh.core.session import Session, Talk
 from mesh.core.tasks import Tasks
 
 CLOSED, PULLING, REBUILDING, OPEN = "closed", "pulling", "rebuilding", "open"
 
 PAST_DECISIONS = 1000
-FEW = 50  # nodes that are matched at once, however often
-MATCH_PAUSE = 10e-6  # seconds for each node beyond those: about what a matching costs for each
 GRANTS_AT_ONCE = 500  # per step: 1,600 on 100 nodes took 58 ms, and no step may take longer than 20
 
 DELETED = "its job was deleted"
@@ -55,6 +53,7 @@ class Leader:
         self.loads = Loads()
         self.sessions: dict[NodeId, Session] = {}
         self.accounts: dict[NodeId, Account] = {}
+        self._matching = Matching(params)  # of the accounts whose nodes have said all that they hold
         self.decisions: dict[AttemptId, Decision] = {}  # of open attempts: why they are where they are
         self.past: dict[TaskId, Decision] = {}  # of the last tasks that ended, for those who ask why afterwards
         self.progress: dict[AttemptId, bytes] = {}
@@ -69,10 +68,9 @@ class Leader:
         self._hold_until = 0.0  # grants nothing before: after a takeover, after a suspend
         self._until_declared = False  # or as soon as everybody who may run something has said what it runs
         self._lost_at: dict[NodeId, float] = {}  # when open attempts on a node without a session become LOST
-        self._sending: set[NodeId] = set()  # whose sessions have something to say, or wait to hear that it arrived
+        self._talk = Talk()
         self._barred: set[NodeId] = set()  # whose accounts hold a bar, which is lifted after a while
         self._look_at = 0.0  # when it is next seen who is silent: once in a while, for that looks at every node
-        self._matched_at = NEVER
         self._rebuild: Iterator[TaskId] | None = None
 
     # -- opening and closing ----------------------------------------------------------------------------------------
@@ -89,8 +87,7 @@ class Leader:
         self.claim = self.tasks.claim = claim
         for node in self.sessions:
             self._lost_at.setdefault(node, now + self.lost_after)
-        self.sessions.clear()  # workers declare again to every claim
-        self.accounts.clear()
+        self._clear_sessions()  # workers declare again to every claim
         self.loads = Loads()
         self._followers.clear()
         if first:
@@ -110,11 +107,16 @@ class Leader:
 
     def close(self) -> None:
         self.phase, self.claim = CLOSED, NO_CLAIM
-        self.sessions.clear()
-        self.accounts.clear()
+        self._clear_sessions()
         self._rebuild = None
         self.tasks.close()
         self.control.close()
+
+    def _clear_sessions(self) -> None:
+        self.sessions.clear()
+        self.accounts.clear()
+        self._matching = Matching(self.params)
+        self._talk.clear()
 
     def on_member(self, peer: Peer, now: float) -> None:
         """A member came in reach, or follows us now: what its journal knows, we should know."""
@@ -295,7 +297,7 @@ class Leader:
             self.out.send(sender, Refused(self.claim, alive=True))
             return None
         self._drop(sender)
-        session = self.sessions[sender] = Session(sender, report.life, report.session, self._sending)
+        session = self.sessions[sender] = Session(sender, report.life, report.session, self._talk)
         self.accounts[sender] = Account(sender)
         self._lost_at.pop(sender, None)
         return session
@@ -311,7 +313,8 @@ class Leader:
         """A declaration is complete: what the ledger believes to be open there, and is not, never will be."""
         declared = session.declared
         session.complete, session.declared_whole = True, False
-        self._sending.add(session.node)
+        self._talk.speaking.add(session.node)
+        self._matching.add(self.accounts[session.node])
         for attempt in self._open_on(session.node):
             if attempt.id not in declared and attempt.id not in session.open:
                 given = self._given.get(attempt.id)
@@ -372,6 +375,8 @@ class Leader:
 
     def _drop(self, node: NodeId) -> None:
         self.sessions.pop(node, None)
+        self._talk.forget(node)
+        self._matching.remove(node)
         account = self.accounts.pop(node, None)
         if account is not None:
             for kind in account.kinds.values():
@@ -463,12 +468,10 @@ class Leader:
             if self.tasks.dirty and not self.trouble:
                 if now < self._hold_until:
                     self._see_who_declared(now)
-                if now >= self._match_at():
+                if now >= self._hold_until:
                     self._match(now)
-            for node in sorted(self._sending):
-                session = self.sessions.get(node)
-                if session is None or not session.send(self.claim, self.params, self.out, now):
-                    self._sending.discard(node)
+            for node in self._talk.due(self.params, now):
+                self.sessions[node].send(self.claim, self.params, self.out, now)
         self.tasks.tell()
 
     def _advance(self, now: float) -> None:
@@ -556,23 +559,18 @@ class Leader:
         wake = None if self.trouble else self.tasks.ready.next_wake()
         times = [None if wake is None else max(wake, self._hold_until), *self._lost_at.values()]
         times.extend(self.accounts[node].next_pardon() for node in self._barred if node in self.accounts)
-        times.extend(self.sessions[node].deadline(self.params) for node in self._sending if node in self.sessions)
+        times.append(self._talk.deadline(self.params))
         if self.tasks.dirty and not self.trouble:
-            times.append(self._match_at())
+            times.append(self._hold_until)
         if self._rebuild is not None or self.control.busy or self.tasks.busy:
             times.append(0.0)
         return min((time for time in times if time is not None), default=None)
 
     # -- granting ---------------------------------------------------------------------------------------------------
 
-    def _match_at(self) -> float:
-        """At once, but for many nodes: a matching looks at each, so with them it gathers what comes in a moment."""
-        return max(self._hold_until, self._matched_at + MATCH_PAUSE * max(0, len(self.accounts) - FEW))
-
     def _match(self, now: float) -> None:
-        self.tasks.dirty, self._matched_at = False, now
-        complete = {node: account for node, account in self.accounts.items() if self.sessions[node].complete}
-        decisions = match(self.tasks.ready, self.loads, complete, self.params, now, GRANTS_AT_ONCE)
+        self.tasks.dirty = False
+        decisions = self._matching.match(self.tasks.ready, self.loads, now, GRANTS_AT_ONCE)
         for decision in decisions:
             self._grant(decision, now)
         if len(decisions) >= GRANTS_AT_ONCE:

@@ -14,6 +14,38 @@ NOT_SENT = 1 << 62
 ORDER_BYTES = 1 << 20  # payloads in one message, so that a heartbeat never waits behind more
 
 
+class Talk:
+    """Which sessions have something to say, and which wait to hear that it arrived: of 1,000 a step looks at few."""
+
+    __slots__ = ("speaking", "unheard")
+
+    def __init__(self) -> None:
+        self.speaking: set[NodeId] = set()
+        # When their orders were sent. Who repeats them waits equally long for each, so the first is the next.
+        self.unheard: dict[NodeId, float] = {}
+
+    def due(self, params: Params, now: float) -> list[NodeId]:
+        """Those that speak, or repeat themselves."""
+        due = set(self.speaking)
+        for node, sent in self.unheard.items():
+            if now - sent < params.resend_after:
+                break
+            due.add(node)
+        return sorted(due)
+
+    def deadline(self, params: Params) -> float | None:
+        """When the next one repeats itself."""
+        return next(iter(self.unheard.values())) + params.resend_after if self.unheard else None
+
+    def forget(self, node: NodeId) -> None:
+        self.speaking.discard(node)
+        self.unheard.pop(node, None)
+
+    def clear(self) -> None:
+        self.speaking.clear()
+        self.unheard.clear()
+
+
 class Session:
     """Orders are numbered from 1 and applied in order; those that a report does not cover are sent again.
 
@@ -21,9 +53,9 @@ class Session:
     earlier one for its own. The first orders, empty where nothing is granted, say that the declaration arrived.
     """
 
-    def __init__(self, node: NodeId, life: Life, number: int, sending: set[NodeId]) -> None:
-        """``sending``: the nodes whose sessions have something to say; this one adds itself."""
-        self._sending = sending
+    def __init__(self, node: NodeId, life: Life, number: int, talk: Talk) -> None:
+        """``talk``: where this one says that it has something to say."""
+        self._talk = talk
         self.node, self.life, self.number = node, life, number
         self.seq = self.applied = 0
         self.complete = False  # its declaration was dealt with
@@ -43,6 +75,8 @@ class Session:
             self.applied = min(report.applied, self.seq)
         while self._unapplied and self._unapplied[0].seq <= self.applied:
             self._unapplied.popleft()
+        if not self._unapplied:
+            self._talk.unheard.pop(self.node, None)
         if report.declares and not self.complete:
             self.declared.update((attempt.id, attempt) for attempt in report.attempts)
             self._slices.add(report.declares)
@@ -54,7 +88,7 @@ class Session:
 
     def grant(self, grant: Grant, need: Resources) -> None:
         self._grants.append((grant, need))
-        self._sending.add(self.node)
+        self._talk.speaking.add(self.node)
 
     def reserve(self, grant: Grant, need: Resources) -> None:
         """It is granted once it is on disk. No report covers the number that stands for it until then."""
@@ -68,15 +102,15 @@ class Session:
         if attempt not in self._recalled:
             self._recalled.add(attempt)
             self._recalls[attempt] = reason
-            self._sending.add(self.node)
+            self._talk.speaking.add(self.node)
 
     def answer(self, claim: Claim, acks: tuple[AttemptId, ...], unknown: tuple[AttemptId, ...]) -> Orders:
         """Outside the numbering: if it is lost, the worker reports again."""
         self._recalled.difference_update(acks)
         return Orders(claim, 0, (), (), acks, unknown, self.number)
 
-    def send(self, claim: Claim, params: Params, out: Outbox, now: float) -> bool:
-        """What was decided in this step; and again what was not applied in time. False: nothing is left to be heard."""
+    def send(self, claim: Claim, params: Params, out: Outbox, now: float) -> None:
+        """What was decided in this step; and again what was not applied in time."""
         while self._grants or self._recalls or (self.complete and not self.seq):
             part: list[Grant] = []
             size = 0
@@ -91,14 +125,19 @@ class Session:
             recalls, self._recalls = tuple(self._recalls.items()), {}
             orders = Orders(claim, self.seq, tuple(part), recalls, (), (), self.number)
             if not self._unapplied:
-                self._sent_at = now
+                self._sent(now)
             self._unapplied.append(orders)
             out.send(self.node, orders)
         if self._unapplied and now - self._sent_at >= params.resend_after:
-            self._sent_at = now
+            self._sent(now)
             for orders in self._unapplied:
                 out.send(self.node, orders)
-        return bool(self._unapplied)
+        self._talk.speaking.discard(self.node)
+
+    def _sent(self, now: float) -> None:
+        self._sent_at = now
+        self._talk.unheard.pop(self.node, None)
+        self._talk.unheard[self.node] = now
 
     def deadline(self, params: Params) -> float | None:
         return self._sent_at + params.resend_after if self._unapplied else None

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from mesh.core.account import Account
 from mesh.core.lattice import Resources, Shape, Task
+from mesh.core.matching import Decision, Matching
 from mesh.core.messages import Bid, Device, Offer
+from mesh.core.params import Params
+from mesh.core.ready import Loads, Ready
 
 GIB = 1 << 30
 
@@ -41,3 +44,13 @@ def shape(*alternatives: Resources, kind: str = "k", **more: str) -> Shape:
 def tasks(job: str, count: int, what: Shape | None = None, start: int = 0) -> list[Task]:
     what = shape() if what is None else what
     return [Task(f"{job}-{index:05}", job, index, "", what, b"") for index in range(start, start + count)]
+
+
+def match(
+    ready: Ready, loads: Loads, nodes: dict[str, Account], params: Params, now: float, limit: int = 0
+) -> list[Decision]:
+    """One round that remembers nothing of any before it."""
+    fresh = Matching(params)
+    for account in nodes.values():
+        fresh.add(account)
+    return fresh.match(ready, loads, now, limit)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from mesh.core.account import Account
+from mesh.core.ballot import Explanation
 from mesh.core.lattice import Shape, Task
-from mesh.core.matching import Decision, Explanation, explain, match
+from mesh.core.matching import Decision, Matching, explain
 from mesh.core.params import lan
 from mesh.core.ready import Loads, Ready
 from tests.core.bids import GIB, accounts, bid, gpu, need, offer, shape, tasks
@@ -20,6 +21,7 @@ class Mesh:
     def __init__(self, **nodes: Account) -> None:
         self.ready, self.loads, self.accounts, self.orders = Ready(), Loads(), dict(nodes), {}
         self.now = 0.0
+        self.matching = Matching(PARAMS)
 
     def push(self, each: list[Task], priority: int = 5) -> list[Task]:
         for task in each:
@@ -27,7 +29,9 @@ class Mesh:
         return each
 
     def match(self, limit: int = 0) -> list[Decision]:
-        return match(self.ready, self.loads, self.accounts, PARAMS, self.now, limit)
+        for node in [node for node in self.accounts if node not in self.matching.accounts]:
+            self.matching.add(self.accounts[node])
+        return self.matching.match(self.ready, self.loads, self.now, limit)
 
     def granted(self) -> list[tuple[str, str]]:
         return [(decision.task.id, decision.node) for decision in self.match()]

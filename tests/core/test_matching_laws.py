@@ -13,12 +13,14 @@ from mesh.core.account import Account
 from mesh.core.held import Place
 from mesh.core.kept import Kept
 from mesh.core.lattice import Resources, Shape, Task
-from mesh.core.matching import GUESS_MICROS, Decision, fastest, match
+from mesh.core.matching import Decision, fastest
 from mesh.core.messages import Bid, Device, Offer
 from mesh.core.needs import shares_of
 from mesh.core.opening import opening
 from mesh.core.params import Params
 from mesh.core.ready import LEAST_WEIGHT, ClassKey, Loads, Ready, ResourceClass
+from mesh.core.turn import GUESS_MICROS
+from tests.core.bids import match
 
 PARAMS = Params(allowance_tasks=12)
 KINDS = ("tiny", "brief", "long", "new")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mesh.core.effects import Effect
 from mesh.core.lattice import OFFERED, RUNNING, Attempt, Resources
 from mesh.core.messages import Orders, Report
-from mesh.core.session import ORDER_BYTES, Session
+from mesh.core.session import ORDER_BYTES, Session, Talk
 from tests.core.bids import bid, need
 from tests.core.parts import PARAMS, claim, grant, messages, node, outbox, task
 
@@ -17,7 +17,7 @@ class Rig:
 
     def __init__(self) -> None:
         self.out = outbox("a")
-        self.session = Session(node("b"), "b1", 7, set())
+        self.session = Session(node("b"), "b1", 7, Talk())
         self.now = 10.0
 
     def send(self) -> list[Orders]:

@@ -57,7 +57,7 @@ from mesh.core.messages import (
     YieldRequest,
 )
 from mesh.core.params import Params
-from mesh.core.session import Session
+from mesh.core.session import Session, Talk
 from mesh.core.valid import ID_LENGTH, LAST_MS, MOST, MOST_CURSORS, OUTCOME_BYTES, PAYLOAD_BYTES, SOURCE_BYTES
 from tests.core.bids import bid
 from tests.core.parts import beat, claim, hello, messages, node, one, only, who
@@ -336,7 +336,7 @@ def test_a_journal_with_two_histories_is_refused() -> None:
 
 def test_an_attempt_of_another_task_than_was_granted_is_refused() -> None:
     rig = Rig()
-    session = rig.machine.leader.sessions[B] = Session(B, "b1", 1, set())
+    session = rig.machine.leader.sessions[B] = Session(B, "b1", 1, Talk())
     session.open["1.50-a.a1.1"] = ("j.1", Resources(), (), 1)
     told = OPEN._replace(id="1.50-a.a1.1")
     assert only(Hangup, rig.says(report(told))) == []
