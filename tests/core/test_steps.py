@@ -186,7 +186,7 @@ def test_heartbeats_do_not_grow_with_the_work() -> None:
 
 def history(count: int, first: int = 0) -> list[Record]:
     """Tasks that succeeded, as a leader that is gone wrote of them."""
-    each = [task._replace(id=f"old-{n}", job="old", index=n) for n, task in enumerate(tasks(count), first)]
+    each = [task._replace(id=f"old.{n}", job="old", index=n) for n, task in enumerate(tasks(count), first)]
     ended = Attempt("", "", True, 0, SUCCEEDED, 1, node("z"), success())
     records: list[Record] = [job("old")]
     for n, task in enumerate(each, first):
@@ -225,4 +225,4 @@ def test_what_ended_by_a_journal_that_is_being_read_is_shown_once_everything_is_
     shown = [
         name for step in [*rig.steps[before:], *rig.quiet(4.0)] for e in only(TasksChanged, step) for name in e.tasks
     ]
-    assert sorted(set(shown)) == ["old-10", "old-11"]
+    assert sorted(set(shown)) == ["old.10", "old.11"]
