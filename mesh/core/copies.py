@@ -95,7 +95,10 @@ class Copies:
         copy.goal = self.out.synced
 
     def hand_over(self, node: NodeId, message: Message, now: float) -> None:
-        """Send this once all that is recorded here is on that node's disk too; at the latest after a while."""
+        """Send this once all that is recorded here is on that node's disk too; after a while, once it is on ours.
+
+        Until then nobody is told that anything is safe by this disk alone; after that while they may ask elsewhere.
+        """
         self._heir = (node, message, self.out.recorded, now + self.params.yield_timeout / 2)
 
     @property
@@ -126,7 +129,7 @@ class Copies:
             self.out.release(self.out.synced)
         elif positions:
             self.out.release(min(positions) if durability == ALL else max(positions))
-        elif not self._new(now):
+        elif self._leading and not self._new(now):  # else what no copy has, the heir can say
             self.out.release(self.out.synced)
         if self._heir is not None:
             self._tell_heir(now)
@@ -144,11 +147,14 @@ class Copies:
         node, message, position, until = self._heir
         copy = self._copies.get(node)
         level = copy is not None and copy.position >= position
+        late = now >= until or not self.members.is_alive(node, now)
         if self._leading:
             self._heir = None  # nobody took it
-        elif self.out.synced >= position and (level or now >= until or not self.members.is_alive(node, now)):
+        elif self.out.synced >= position and (level or late):
             self._heir = None
             self.out.send(node, message)
+            self._let_go()
+        elif late:  # by a disk that does not sync; the heir has heard that nobody leads, and can say what it has
             self._let_go()
 
     def _new(self, now: float) -> bool:

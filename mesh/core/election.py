@@ -28,7 +28,7 @@ from mesh.core.effects import LeaderChanged
 from mesh.core.identity import Me
 from mesh.core.ids import NO_CLAIM, Claim, NodeId
 from mesh.core.lattice import Claimed
-from mesh.core.members import Members, Peer
+from mesh.core.members import NEVER, Members, Peer
 from mesh.core.messages import Heartbeat, Message, Refused, Relayed, Sighting, Verdict, Yield, YieldRequest
 from mesh.core.outbox import Outbox
 from mesh.core.params import Params
@@ -55,6 +55,7 @@ class Election:
         self.losses = 0
         self.draining = False
         self.journal_trouble = ""
+        self.lagged_at = NEVER  # when its journal last took long to sync
         self.asked_at = 0.0
         self.urgent = False  # something changed that others should hear now, not at the next heartbeat
         self.handed: NodeId = ""  # who yielded to our last claim: all that it granted and learnt is in its journal
@@ -75,6 +76,11 @@ class Election:
         if self.draining:
             return "it is draining"
         return self.journal_trouble
+
+    @property
+    def claiming(self) -> bool:
+        """It made a claim that is not on disk yet."""
+        return self._pending is not None
 
     def leader_alive(self, now: float) -> bool:
         """Whether the claim we hold is followed by its leader's own heartbeats, as we hear them."""
@@ -303,7 +309,11 @@ class Election:
         if self.role != FOLLOWING or self.me.node > leader or not self.claim.established:
             return
         steady = min(self.params.settle_limit, self.params.settle * 2.0**self.losses)
-        if now - self.since < steady or now - self.asked_at < self.params.yield_timeout or not self.caught_up(now):
+        if (
+            now - max(self.since, self.lagged_at) < steady
+            or now - self.asked_at < self.params.yield_timeout
+            or not self.caught_up(now)
+        ):
             return
         if any(p.node < self.me.node and p.heartbeat and p.heartbeat.eligible for p in self.members.living(now)):
             return

@@ -134,6 +134,8 @@ class Leader:
             self.out.send(peer.node, Refused(self.claim, alive=True))  # given up while it was out of sight: declare
         if follows == self.claim:
             self._claim_from(peer, now)
+            if peer.heartbeat is not None and peer.heartbeat.carried > self.puller.cursor(peer.node).position:
+                self.on_member(peer, now)
         if why_not:
             self._troubled.add(peer.node)
         else:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from mesh.core import identity, owners, valid
+from mesh.core.carrier import Carrier
 from mesh.core.copies import Copies
 from mesh.core.effects import Drained, Effect, Exit, Hangup, ServePull
 from mesh.core.election import Election
@@ -77,9 +78,12 @@ class Machine:
         while self.ledger.dying:
             self.ledger.purge(params.slice_records)
         self.out = Outbox(me.node, self.ledger, position)
+        cursors = tuple(cursors)
+        self.out.absorbed = bool(cursors)
         self.members = Members(me.node, me.address, params, self.out)
         self.copies = Copies(params, self.members, self.out)
-        self.puller = Puller(params, self.members, self.out, own, cursors, self._absorb)
+        self.puller = Puller(params, self.members, self.out, own, cursors, self._absorb, me.may_lead)
+        self.carrier = Carrier(params, self.members, self.out, self.puller)
         self.election = Election(me, params, self.members, self.out, self.copies, self.puller.caught_up)
         self.worker = Worker(me, params, self.out)
         self.leader = Leader(me, params, self.members, self.puller, self.out)
@@ -339,6 +343,7 @@ class Machine:
                         self.puller.on_leader_position(message.position, now)
                     if self._leading:
                         self.leader.on_heartbeat(peer, message.claim, message.why_not, now)
+                    self.carrier.on_heartbeat(peer, message, self._follows(now), now)
                     if message.echo == 0:  # it has not heard us yet: alive needs both directions
                         self._beat_to(peer, now)
             case Pull():
@@ -360,6 +365,8 @@ class Machine:
 
     def _on_synced(self, event: JournalSynced, now: float) -> None:
         self.out.on_synced(event.position)
+        if self._unsynced_since is not None and now - self._unsynced_since >= self.params.long_sync:
+            self.election.lagged_at = now
         self._unsynced_since = None if self.out.synced >= self.out.position else now
         if self.election.journal_trouble.startswith(_SLOW):
             self.election.journal_trouble = ""
@@ -444,6 +451,9 @@ class Machine:
             recruited = beat is not None and beat.claim == claim and self.me.node in beat.successors
             self.puller.follow(claim.leader, recruited, now)
 
+    def _follows(self, now: float) -> bool:
+        return not self._leading and self.election.leader_alive(now)
+
     def _absorb(self, records: tuple[Record, ...], cursor: Cursor, now: float) -> None:
         changed = self.out.absorb(records, cursor)
         if self._leading:
@@ -514,6 +524,7 @@ class Machine:
             0, 0, self.me.life, self.members.incarnation, not why_not, why_not, election.announced(),
             election.heard_leader(now), election.leads(now), election.followed, suspects, election.sightings(now), (),
             self.me.name, self.me.role, self.me.address, self.out.synced, successors, self.puller.caught_up(now),
+            self.carrier.carried,
         )  # fmt: skip
 
     def _beat_to(self, peer: Peer, now: float, common: Heartbeat | None = None) -> None:

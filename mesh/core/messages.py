@@ -59,6 +59,7 @@ class Heartbeat(NamedTuple):
     position: int  # of its journal, synced
     successors: tuple[NodeId, ...] = ()  # of a leader: who pulls its journal live, and is heard by its followers
     caught_up: bool = True  # it knows what its last leader knew, but for the last moments
+    carried: int = 0  # of its journal: so far it holds what it fetched from members that cannot reach its leader
 
 
 class Verdict(NamedTuple):

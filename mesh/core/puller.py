@@ -43,6 +43,7 @@ class Session:
 class Puller:
     """``own`` is how far each life of our own journal reached, this one's last; ``cursors`` what it holds of others'.
 
+    ``remembers``: nothing that is in our own journal was forgotten since it was read.
     ``absorb`` is called with each slice's records and the cursor after it, and joins them.
     """
 
@@ -54,8 +55,10 @@ class Puller:
         own: Iterable[Cursor],
         cursors: Iterable[Cursor],
         absorb: Callable[[tuple[Record, ...], Cursor, float], None],
+        remembers: bool = True,
     ) -> None:
         self.params, self.members, self.out, self.absorb = params, members, out, absorb
+        self._remembers = remembers
         *self._former, self._present = tuple(own) or (NO_CURSOR,)  # what others pulled from us they need not send back
         self.sessions: dict[NodeId, Session] = {}
         self.cursors = {cursor.journal: cursor for cursor in cursors}  # the last to have moved stands last
@@ -93,7 +96,7 @@ class Puller:
         session = self.sessions.get(self.leader)
         if session is None or not session.live or not session.reached:
             return False
-        position = self._cursor(self.leader).position
+        position = self.cursor(self.leader).position
         while self._marks and self._marks[0][1] <= position:
             self._marks.popleft()
         return not self._marks or now - self._marks[0][0] < FRESH
@@ -118,7 +121,7 @@ class Puller:
         session = self.sessions.get(sender)
         if session is None or pulled.session != session.id or session.life != self._life(sender):
             return
-        known, cursor = self._cursor(sender), pulled.cursor
+        known, cursor = self.cursor(sender), pulled.cursor
         if not session.under_way or (known.journal == cursor.journal and cursor.position < known.position):
             return  # a repeat of an earlier slice
         assert isinstance(pulled.records, tuple), "they were decoded on their way in"
@@ -186,16 +189,17 @@ class Puller:
         if self.sessions.get(node) is not session:
             return
         session.asked_at, session.under_way = now, True
-        own = self._cursor(node)
+        own = self.cursor(node)
         others = [cursor for cursor in self.cursors.values() if cursor != own][-TOLD:]
-        present = self._present._replace(position=self.out.synced, digest="")
-        cursors = tuple(sorted(cursor for cursor in (*self._former, present, own, *others) if cursor.journal))
+        # A node that never leads forgot what it reported until it first pulled: that comes back.
+        present = (self._present._replace(position=self.out.synced, digest=""),) if self._remembers else ()
+        cursors = tuple(sorted(cursor for cursor in (*self._former, *present, own, *others) if cursor.journal))
         self.out.send(node, Pull(session.id, cursors, session.live and session.reached))
 
     def _life(self, node: NodeId) -> Life:
         peer = self.members.peers.get(node)
         return "" if peer is None else peer.life
 
-    def _cursor(self, node: NodeId) -> Cursor:
+    def cursor(self, node: NodeId) -> Cursor:
         """Of that node's own journal; none where it was not pulled since we started."""
         return self.cursors.get(self.journals.get(node, ""), NO_CURSOR)

@@ -25,7 +25,9 @@ from mesh.core.messages import PROTOCOL
 from mesh.lan.announcement import SERVICE, Announcement, BadAnnouncement, address, decode, encode, label
 from mesh.lan.interfaces import Interface, interfaces
 
-RETRY = 15.0  # seconds; also how soon a new interface (a laptop that changed its network) is announced on
+# Seconds; also how soon a new interface (a laptop that changed its network) is announced on, and how often who may have
+# company that it never met asks for it: the library's own questions become as rare as one in an hour.
+RETRY = 15.0
 HEARD_WITHIN = 5.0  # our own announcement comes back by multicast loop in milliseconds; after this long it is lost
 LOOK_UP = 3.0  # for the records of an instance whose name was seen alone
 # Answers to one question are spread over 0.02 to 0.12 s; who answered somebody in the last second waits 1 to 1.2 s.
@@ -56,7 +58,8 @@ class Lan:
     ``on_found(address, announcement)`` is called for every instance of this mesh but our own, again when its address
     changes; ``on_removed`` when it said goodbye or its records ran out. ``on_ignored(instance, reason)`` is called
     once for an instance that is not believed. ``on_trouble(interface, text)`` says that mDNS does not work there and
-    what to do; with an empty text, that it works again.
+    what to do; with an empty text, that it works again. ``seeking`` is asked every ``RETRY`` seconds: whether there may
+    be somebody who was never found, because the network was cut when it was announced.
 
     After :meth:`start` and, once the port is known, :meth:`announce`, the caller must :meth:`close`.
     """
@@ -69,11 +72,12 @@ class Lan:
         on_removed: OnFound,
         on_ignored: OnText,
         on_trouble: OnText,
+        seeking: Callable[[], bool] = lambda: True,
         protocols: tuple[int, ...] = (PROTOCOL,),
     ) -> None:
         self.mesh, self.hosts, self.protocols = mesh, hosts, protocols
         self.on_found, self.on_removed = on_found, on_removed
-        self.on_ignored, self.on_trouble = on_ignored, on_trouble
+        self.on_ignored, self.on_trouble, self.seeking = on_ignored, on_trouble, seeking
         self._segments: dict[Interface, _Segment] = {}
         self._service: tuple[Announcement, Life, int] | None = None
         self._troubled: dict[str, str] = {}
@@ -145,7 +149,7 @@ class Lan:
         while True:
             await asyncio.sleep(RETRY)
             await self.refresh()
-            if not any(segment.knows for segment in self._segments.values()):
+            if self.seeking():
                 await self.ask()
 
     def _report(self, where: str, why: str) -> None:
@@ -196,11 +200,6 @@ class _Segment:
         self._browser = AsyncServiceBrowser(
             self._zeroconf.zeroconf, SERVICE, handlers=[self._on_change], question_type=DNSQuestionType.QM
         )
-
-    @property
-    def knows(self) -> bool:
-        """Somebody of our mesh was found here."""
-        return any(self._known.values())
 
     async def announce(self, announcement: Announcement, life: Life, port: int) -> None:
         assert self._zeroconf is not None

@@ -281,6 +281,7 @@ class Daemon:
             on_removed=lambda address, announcement: log.debug("%s left mDNS", announcement.node),
             on_ignored=lambda name, reason: log.info("%s: %s", name, reason, extra={"event": "mdns_ignored"}),
             on_trouble=_on_mdns_trouble,
+            seeking=self._seeking,
         )
         self._driver.on_resumed = lambda: self._spawn(lan.ask())
         try:
@@ -289,6 +290,12 @@ class Daemon:
             await asyncio.Event().wait()
         finally:
             await lan.close()
+
+    def _seeking(self) -> bool:
+        """Two groups that never met can meet only if somebody in one of them asks: who leads it, or has no leader."""
+        assert self._machine is not None, "it announces itself once its links are open"
+        election = self._machine.election
+        return election.leading or not election.heard_leader(self._clock.now())
 
     async def _measure(self) -> None:
         """The detectors, in a thread: some ask drivers that may take seconds."""

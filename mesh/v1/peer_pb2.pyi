@@ -62,7 +62,7 @@ class PeerAddress(_message.Message):
     def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("seq", "echo", "life", "incarnation", "eligible", "why_not", "claim", "leader_heard", "leads", "followed", "suspects", "seen", "peers", "name", "role", "address", "position", "successors", "caught_up")
+    __slots__ = ("seq", "echo", "life", "incarnation", "eligible", "why_not", "claim", "leader_heard", "leads", "followed", "suspects", "seen", "peers", "name", "role", "address", "position", "successors", "caught_up", "carried")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     ECHO_FIELD_NUMBER: _ClassVar[int]
     LIFE_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +82,7 @@ class Heartbeat(_message.Message):
     POSITION_FIELD_NUMBER: _ClassVar[int]
     SUCCESSORS_FIELD_NUMBER: _ClassVar[int]
     CAUGHT_UP_FIELD_NUMBER: _ClassVar[int]
+    CARRIED_FIELD_NUMBER: _ClassVar[int]
     seq: int
     echo: int
     life: str
@@ -101,7 +102,8 @@ class Heartbeat(_message.Message):
     position: int
     successors: _containers.RepeatedScalarFieldContainer[str]
     caught_up: bool
-    def __init__(self, seq: _Optional[int] = ..., echo: _Optional[int] = ..., life: _Optional[str] = ..., incarnation: _Optional[int] = ..., eligible: _Optional[bool] = ..., why_not: _Optional[str] = ..., claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., leader_heard: _Optional[bool] = ..., leads: _Optional[int] = ..., followed: _Optional[str] = ..., suspects: _Optional[_Iterable[str]] = ..., seen: _Optional[_Iterable[_Union[Sighting, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[PeerAddress, _Mapping]]] = ..., name: _Optional[str] = ..., role: _Optional[str] = ..., address: _Optional[str] = ..., position: _Optional[int] = ..., successors: _Optional[_Iterable[str]] = ..., caught_up: _Optional[bool] = ...) -> None: ...
+    carried: int
+    def __init__(self, seq: _Optional[int] = ..., echo: _Optional[int] = ..., life: _Optional[str] = ..., incarnation: _Optional[int] = ..., eligible: _Optional[bool] = ..., why_not: _Optional[str] = ..., claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., leader_heard: _Optional[bool] = ..., leads: _Optional[int] = ..., followed: _Optional[str] = ..., suspects: _Optional[_Iterable[str]] = ..., seen: _Optional[_Iterable[_Union[Sighting, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[PeerAddress, _Mapping]]] = ..., name: _Optional[str] = ..., role: _Optional[str] = ..., address: _Optional[str] = ..., position: _Optional[int] = ..., successors: _Optional[_Iterable[str]] = ..., caught_up: _Optional[bool] = ..., carried: _Optional[int] = ...) -> None: ...
 
 class Verdict(_message.Message):
     __slots__ = ("stays", "yields", "above", "established")

@@ -107,6 +107,7 @@ def _put_heartbeat(m: pb.Heartbeat, heartbeat: Heartbeat) -> None:
         m.position,
         successors,
         m.caught_up,
+        m.carried,
     ) = heartbeat
     put_claim(m.claim, claim)
     m.suspects.extend(suspects)
@@ -139,6 +140,7 @@ def _get_heartbeat(m: pb.Heartbeat) -> Heartbeat:
         m.position,
         tuple(m.successors),
         m.caught_up,
+        m.carried,
     )
 
 

@@ -230,3 +230,27 @@ def test_an_heir_that_does_not_take_it_in_time_is_told_all_the_same_once_it_is_f
     rig.copies.work(rig.now)
     assert only(Send, rig.out.flush()) == []
     assert only(Send, rig.work()) == [Send(node("b"), NEWS)]
+
+
+def test_a_disk_that_does_not_sync_holds_nobody_back_who_asked_a_leader_that_hands_over() -> None:
+    """And once it does, it says nothing of what only it has: the heir, which is there, may not know of it."""
+    rig = Rig("b")
+    rig.copied("b")
+    rig.out.record(Mesh("m", False))
+    rig.out.when_safe(Answer(1))
+    rig.copies.hand_over(node("b"), NEWS, rig.now)
+    rig.copies.close()
+    assert only(Answer, rig.work(synced=False)) == []
+    rig.now += PARAMS.yield_timeout
+    assert [(answer.call, answer.error) for answer in only(Answer, rig.work(synced=False))] == [(1, "NoLeader")]
+
+
+def test_an_heir_that_stopped_to_pull_makes_no_answer_safe_by_one_disk() -> None:
+    rig = Rig("b")
+    rig.out.record(Mesh("m", False))
+    rig.out.when_safe(Answer(1))
+    rig.copies.hand_over(node("b"), NEWS, rig.now)
+    rig.copies.close()
+    assert only(Answer, rig.work()) == [], "it does not count, and is there all the same"
+    rig.now += PARAMS.yield_timeout
+    assert [answer.error for answer in only(Answer, rig.work())] == ["NoLeader"]

@@ -580,6 +580,15 @@ def test_5_not_before_it_caught_up() -> None:
     assert len(rig.sent(YieldRequest)) == 1
 
 
+def test_5_not_while_its_disk_may_take_long_to_sync_the_claim() -> None:
+    rig = returning()
+    rig.election.lagged_at = rig.now + 5.0
+    rig.wait(5.0 + PARAMS.settle - 0.5)
+    assert rig.sent(YieldRequest) == []
+    rig.wait(1.0)
+    assert len(rig.sent(YieldRequest)) == 1
+
+
 def test_5_not_while_a_still_lower_eligible_id_is_there() -> None:
     rig = returning()
     rig.steady["A"] = follows("c", 5)

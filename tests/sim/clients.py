@@ -47,6 +47,7 @@ class Clients:
         self.acknowledged: dict[TaskId, set[str]] = {}  # and the lives that did
         self.held: dict[TaskId, list[Holders]] = {}  # where each acknowledgement said that it is
         self.cancelled: dict[TaskId, list[Holders]] = {}  # and the same of each cancellation that was acknowledged
+        self.forced = False
         self.retried: set[TaskId] = set()
         self.owners: dict[JobId, NodeId] = {}  # whom its client named, with the first slice of hold tasks
         self.paused: list[JobId] = []
@@ -148,7 +149,9 @@ class Clients:
         """People see what waits for a machine that may never return, and run a part of it all the same."""
         (leader, *_) = self.world.leaders() or (None,)
         if leader is None:
+            self.world.after(1.0, self.force_some)
             return
+        self.forced = True
         assert leader.machine is not None
         for name, task in self.tasks.items():
             state = leader.machine.ledger.tasks.get(name)
@@ -280,7 +283,7 @@ class Clients:
     def _check_two(self, host: Host, what: str, durable_on: tuple[NodeId, ...]) -> None:
         if len(durable_on) < 2 and self.world.calm_for > CAUGHT_UP:
             others = (h for h in self.world.hosts if h is not host and not self.world.net.is_cut(host, h))
-            able = [h.name for h in others if h.may_lead and _able(h)]
+            able = [h.name for h in others if h.may_lead and _able(h) and _acquainted(host, h)]
             if able:
                 self.world.violate(f"{host.name} answers {what} with one copy, and {able} are there for another")
 
@@ -305,6 +308,15 @@ class Clients:
                 holders = tuple(h.node for h in self.world.hosts if fact in h.disk.known)
                 self.shown.setdefault((task, accepted.digest), []).append((self.world.now, holders))
                 self._check_two(host, f"what became of {task}", holders)
+
+
+def _acquainted(one: Host, other: Host) -> bool:
+    """Whether either has met the other: who was cut off from its start may not have been found yet."""
+    for host, met in ((one, other), (other, one)):
+        peer = None if host.machine is None else host.machine.members.peers.get(met.node)
+        if peer is not None and peer.life == met.life:
+            return True
+    return False
 
 
 def _able(host: Host) -> bool:

@@ -50,6 +50,8 @@ def unsettled(world: World) -> str:
         if task.shape.hold and state.state not in FINAL and (why := leader.leader.tasks.waits(name)):
             if why.code == OWNED and any(host.node[3:] == why.args[0][3:] for host in running):
                 return f"{name} waits, though its owner runs: {why}"
+            if not world.clients.forced:
+                return f"{name} waits, and nobody had the time to force it: {why}"
             continue  # for a machine that does not return, or for what was lost: people force some of these
         if state.state not in FINAL and any(fits(host.plan, task.shape) for host in running):
             return f"{name} is {state.state}: {[(a.node, a.ended, a.phase) for a in state.attempts.values()]}"

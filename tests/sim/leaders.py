@@ -119,11 +119,19 @@ def group_of(world: World, host: Host) -> list[Host]:
     return next(group for group in groups(world) if host in group)
 
 
+def _waits_for_its_claim(host: Host) -> bool:
+    """On a slow disk, which deposes nobody; for longer than 5 s it would not be eligible."""
+    election = host.machine.election if host.machine is not None else None
+    return election is not None and election.claiming and not election.journal_trouble and host.disk.slow > 1.0
+
+
 def disunity(world: World, group: list[Host]) -> str:
     """Why this group is not united under one able leader; empty where it is."""
     able = [host for host in group if host.may_lead and host.disk.well_for() > 0]
     leading = [host for host in group if host.machine is not None and host.machine.leading]
     if not able:
+        return ""
+    if not leading and any(_waits_for_its_claim(host) for host in able):
         return ""
     if len(leading) != 1:
         return f"{len(leading)} lead: {[host.name for host in leading]}"

@@ -193,6 +193,25 @@ def test_two_sides_that_do_not_see_each_other_have_one_leader_by_a_node_that_bot
     story.end()
 
 
+def test_what_a_leader_accepted_that_stepped_down_out_of_reach_is_carried_by_a_node_that_both_see() -> None:
+    story = Story(*hosts_of(3))
+    story.until(story.united, 4.0)
+    tasks = story.submit("long", 4)
+    story.run(18.0)
+    alone = [task for task in tasks if task in story.world.runners.tasks(story.leader())]
+    assert alone, "some of it runs on the leader"
+    story.faults.cut({0}, {1}, 60.0)
+    story.faults.cut({0}, {2}, 5.0)
+    story.run(5.0)
+    assert [host.name for host in story.world.leaders()] == ["h0", "h1"], "it accepted what ended there"
+    story.until(lambda: story.done(alone), 6.0)
+    assert story.leader().name == "h1"
+    story.run(35.0)
+    assert not story.begun_twice(alone), "though its node was out of the leader's sight for longer than lost_after"
+    story.run(20.0)
+    story.end()
+
+
 def test_a_laptop_that_was_an_island_for_an_hour_disturbs_nobody() -> None:
     laptop, *others = hosts_of(4)  # it has the lowest id
     story = Story(laptop, *others)

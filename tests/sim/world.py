@@ -32,6 +32,7 @@ MOST_STEPS = 100_000  # a default world takes about 5,000
 MOST_TICKS = 1_000  # in a row, each wanted at once; slices of a default world's work take about 30
 TICK = 1e-5  # a timer that is due at once fires this much later: no step takes no time
 FROZEN = 1.5  # the driver takes its own lateness for a suspend from here on (mesh.node.driver)
+ASK_AGAIN = 15.0  # seconds between questions of who leads or has no leader (mesh.lan.discovery)
 UNIT = 1e6
 BATCH = 256  # steps hashed at a time
 
@@ -196,7 +197,7 @@ class World:
             self.after(self.rng.uniform(0.1, 1.5), self._browse, host, host.life, 2.0)
 
     def _browse(self, host: Host, life: Life, again: float) -> None:
-        """mDNS: ask who is there, and be heard asking; again and again, more and more rarely."""
+        """mDNS: ask who is there, and be heard asking; again and again, more and more rarely by who has a leader."""
         if host.life != life or host.machine is None:
             return
         for other in self.hosts:
@@ -205,7 +206,9 @@ class World:
             self.feed(other, ev.AddressFound(host.address))
             if (other.index, host.index) not in self.net.cuts:
                 self.feed(host, ev.AddressFound(other.address))
-        self.after(again, self._browse, host, life, min(again * 3, 60.0))
+        election = host.machine.election
+        seeking = election.leading or not election.heard_leader(host.local(self.now))
+        self.after(min(again, ASK_AGAIN) if seeking else again, self._browse, host, life, min(again * 3, 60.0))
 
     def crash(self, host: Host, power: bool = True) -> None:
         """The process is gone, and what was not synced. ``power`` False: so is the machine, which says nothing."""
