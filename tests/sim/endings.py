@@ -80,7 +80,8 @@ def judge(world: World) -> None:
     _judge_deleted(world, running, leader)
     lowest = min((host.machine for host in running if host.may_lead and host.machine), key=lambda m: m.me.node)
     steady = world.params.settle * 2.0**lowest.election.losses
-    if leader is not lowest and world.calm_for > steady * 1.01 + 5.0:
+    quick_for = lowest.now - lowest.election.lagged_at  # of its disk
+    if leader is not lowest and min(world.calm_for, quick_for) > steady * 1.01 + 5.0:
         world.violate(
             f"{leader.me.node} still leads, {lowest.me.node} is lower; nothing happened in {world.calm_for} s"
         )

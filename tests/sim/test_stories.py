@@ -322,7 +322,7 @@ def test_a_disk_that_is_stuck_deposes_nobody_for_five_seconds_and_then_its_leade
     assert not story.world.clients.acknowledged, "acknowledgements do"
     story.until(lambda: story.taken_since(since) == ["h1"], 3.0)
     story.until(lambda: story.done(tasks), 60.0)
-    story.run(30.0)
+    story.until(lambda: story.taken_since(since) == ["h1", "h0"], 60.0)  # the disk works again, and for long enough
     story.end()
 
 
