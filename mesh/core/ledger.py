@@ -404,17 +404,6 @@ class Ledger:
     def mature(self) -> bool:
         return any(self.meshes.values())
 
-    def forget_attempts(self, task: TaskId) -> None:
-        """Drop a task that is known here only through attempts a leader has acknowledged."""
-        state = self.known(task)
-        if state is not None and state.spec is None:
-            for attempt in state.tries:
-                self.open.get(attempt.node, {}).pop(attempt.id, None)
-            del self.tasks[task]
-            self.unsettled.pop(task, None)
-            self._touched.discard(task)
-            self._no_longer_loose(task)
-
     def records(self) -> Iterator[Record]:
         """Everything, as records that join to an equal ledger. The order is fixed by ids."""
         yield Claimed(self.claim)

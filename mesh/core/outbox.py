@@ -31,7 +31,6 @@ class Outbox:
         self.synced = self.safe = position
         self.holders: Callable[[int], tuple[NodeId, ...]] = lambda position: ()  # others that have all up to there
         self.local: deque[Message] = deque()  # to ourselves: delivered within the step
-        self.absorbed = False  # anything was pulled, ever
         self._records: list[tuple[Cursor, list[Record]]] = []  # by the journal that they came from
         self._count = 0
         self._effects: list[Effect] = []
@@ -47,7 +46,6 @@ class Outbox:
 
     def absorb(self, records: tuple[Record, ...], source: Cursor) -> list[Record]:
         """Record what was pulled from another journal, up to there; those that changed anything are returned."""
-        self.absorbed = True
         join = self.ledger.join
         changed = [record for record in records if join(record)]
         self._add(changed, source)

@@ -43,7 +43,6 @@ class Session:
 class Puller:
     """``own`` is how far each life of our own journal reached, this one's last; ``cursors`` what it holds of others'.
 
-    ``remembers``: nothing that is in our own journal was forgotten since it was read.
     ``absorb`` is called with each slice's records and the cursor after it, and joins them.
     """
 
@@ -55,10 +54,8 @@ class Puller:
         own: Iterable[Cursor],
         cursors: Iterable[Cursor],
         absorb: Callable[[tuple[Record, ...], Cursor, float], None],
-        remembers: bool = True,
     ) -> None:
         self.params, self.members, self.out, self.absorb = params, members, out, absorb
-        self._remembers = remembers
         *self._former, self._present = tuple(own) or (NO_CURSOR,)  # what others pulled from us they need not send back
         self.sessions: dict[NodeId, Session] = {}
         self.cursors = {cursor.journal: cursor for cursor in cursors}  # the last to have moved stands last
@@ -191,9 +188,8 @@ class Puller:
         session.asked_at, session.under_way = now, True
         own = self.cursor(node)
         others = [cursor for cursor in self.cursors.values() if cursor != own][-TOLD:]
-        # A node that never leads forgot what it reported until it first pulled: that comes back.
-        present = (self._present._replace(position=self.out.synced, digest=""),) if self._remembers else ()
-        cursors = tuple(sorted(cursor for cursor in (*self._former, *present, own, *others) if cursor.journal))
+        present = self._present._replace(position=self.out.synced, digest="")
+        cursors = tuple(sorted(cursor for cursor in (*self._former, present, own, *others) if cursor.journal))
         self.out.send(node, Pull(session.id, cursors, session.live and session.reached))
 
     def _life(self, node: NodeId) -> Life:

@@ -310,10 +310,6 @@ class Worker:
                 del self._elsewhere[next(iter(self._elsewhere))]
         self._unacknowledged.pop(name, None)
         self._unknown.pop(name, None)
-        if not self.me.may_lead and not self.out.absorbed:
-            # Who leads next must know of a success whose leader is gone; who pulls others' journals is not sent again
-            # what it was sent once.
-            self.out.ledger.forget_attempts(held.attempt.task)
 
     def _measure(self, kind: str, micros: int) -> None:
         known = self._speeds.get(kind)

@@ -335,15 +335,6 @@ def test_a_deleted_job_is_gone_at_once_and_freed_in_slices() -> None:
     assert not ledger.tasks
 
 
-def test_who_holds_only_attempts_of_a_deleted_job_forgets_them_once() -> None:
-    ledger = joined([SUCCESS])
-    ledger.forget_attempts("j1.t1")
-    assert ledger.join(SUCCESS)
-    assert ledger.join(Deleted("j1"))
-    ledger.forget_attempts("j1.t1")
-    assert ledger.purge(10)[0][0] == "j1.t1"
-
-
 # -- what is derived ---------------------------------------------------------------------------------------------------
 
 TASK = Task("j1.t1", "j1", 0, "d", Shape(), b"")
@@ -419,15 +410,6 @@ def test_a_mesh_answers_to_all_ids_and_its_own_is_the_lowest_mature_one() -> Non
     assert ledger.mesh_ids() == ("m3", "m1", "m2")
     assert ledger.mature()
     assert joined([Mesh("m2", False), Mesh("m1", False)]).mesh_ids() == ("m1", "m2")
-
-
-def test_attempts_whose_task_is_unknown_are_forgotten_and_others_never() -> None:
-    ledger = joined([RUNS])
-    ledger.forget_attempts("j1.t1")
-    assert list(ledger.records()) == list(Ledger().records())
-    ledger = joined([TASK, RUNS])
-    ledger.forget_attempts("j1.t1")
-    assert RUNS in list(ledger.records())
 
 
 # -- what a record may hold --------------------------------------------------------------------------------------------

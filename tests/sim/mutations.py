@@ -35,7 +35,7 @@ MUTATIONS = (
     Mutation(
         "who was judged to go does not", "mesh.core.election", "elif verdict.yields == self.me.node:", "elif False:", 6
     ),
-    Mutation("nobody settles", "mesh.core.election", "if now - self.since < steady or", "if", 1),
+    Mutation("nobody settles", "mesh.core.election", "now - max(self.since, self.lagged_at) < steady", "False", 1),
     Mutation("lost leaderships are not counted", "mesh.core.election", "self.losses += 1", "self.losses += 0", 1),
     Mutation(
         "a slept leader still leads",
@@ -63,20 +63,20 @@ MUTATIONS = (
     Mutation(
         "the first word on an attempt stays",
         "mesh.core.ledger",
-        "if known is not None and attempt <= known:",
-        "if known is not None:",
+        "if attempt <= known:",
+        "if True:",
     ),
     Mutation(
         "the last word on an attempt wins",
         "mesh.core.ledger",
-        "if known is not None and attempt <= known:",
+        "if attempt <= known:",
         "if attempt == known:",
     ),
     Mutation(
         "lost attempts stay open", "mesh.core.ledger", "if not a.ended and a.phase != LOST]", "if not a.ended]", 2
     ),
     Mutation(
-        "records are not journaled", "mesh.core.outbox", "self._records[-1][1].append(record)", "len(self._records)"
+        "records are not journaled", "mesh.core.outbox", "self._records[-1][1].extend(records)", "len(self._records)"
     ),
     Mutation("transfers stop after a slice", "mesh.core.puller", "if pulled.end:", "if True:"),
     # Promises wait for the disk.

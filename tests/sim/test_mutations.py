@@ -47,6 +47,12 @@ def test_a_default_world_catches_it(
     assert ran.stdout.startswith("caught in seed "), ran.stdout + ran.stderr
 
 
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_its_line_stands_in_the_source_once(mutation: Mutation) -> None:
+    text = ROOT.joinpath(*mutation.module.split(".")).with_suffix(".py").read_text("utf-8")
+    assert text.count(mutation.old) == 1, f"{mutation.old!r} in {mutation.module}"
+
+
 def test_names_tell_them_apart_and_seeds_are_default_ones() -> None:
     assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS) >= 24
     assert all(0 <= mutation.seed < WORLDS for mutation in MUTATIONS)
