@@ -92,6 +92,24 @@ class Election:
             and peer.life == self.claim.life and self.members.alive(peer, now)
         )  # fmt: skip
 
+    def at_hand(self, now: float) -> Peer | None:
+        """The leader that is followed and heard, or one that was met just now and may yet answer.
+
+        Of 1,000 nodes each would otherwise link with all others as it hears of them, a moment before it follows.
+        """
+        if self.role == FOLLOWING and self.leader_alive(now):
+            return self.members.peers[self.claim.leader]
+        if self.role == LEADING and self.claim.established:
+            return None
+        met = (self.members.peers[node] for node in self.members.links.values())
+        return next(
+            (peer for peer in met if now - peer.met < self.params.silent_after and self._established(peer)), None
+        )
+
+    def _established(self, peer: Peer) -> bool:
+        claim = self._leads(peer)
+        return claim is not None and claim.established
+
     def heard_leader(self, now: float) -> bool:
         return self.role != ALONE and self.leader_alive(now)
 

@@ -212,7 +212,7 @@ class Machine:
             # would be taken for a second process beside its next life.
             self.out.do(Hangup(link, "", ""))
             self.members.on_link_down(link, now)
-        peer = self.members.on_link_up(event.link, hello, event.dialed)
+        peer = self.members.on_link_up(event.link, hello, event.dialed, now)
         scope = f"node/{peer.node}"
         if hello.address and self.ledger.value(scope, "address") != hello.address:  # a next life dials it
             self.out.record(self.ledger.next_register(scope, "address", self.me.node, hello.address))
@@ -482,10 +482,10 @@ class Machine:
     # -- heartbeats -------------------------------------------------------------------------------------------------
 
     def _wanted(self, now: float) -> set[NodeId] | None:
-        """Whom to dial: everyone, unless we follow a leader that we hear."""
-        if self._leading or not self.election.leader_alive(now):
+        """Whom to dial: everyone, unless there is a leader that we hear, or met just now."""
+        leader = self.election.at_hand(now)
+        if leader is None:
             return None
-        leader = self.members.peers[self._claim.leader]
         return {leader.node, *(leader.heartbeat.successors if leader.heartbeat else ())}
 
     def _beat(self, now: float) -> None:

@@ -39,7 +39,8 @@ class Peer:
 
     __slots__ = (
         "acked", "address", "barred_for", "barred_until", "gone", "heard", "heard_seq", "heartbeat", "incarnation",
-        "life", "links", "name", "node", "refused", "role", "sent", "seq", "since", "told", "version", "why_refused",
+        "life", "links", "met", "name", "node", "refused", "role", "sent", "seq", "since", "told", "version",
+        "why_refused",
     )  # fmt: skip
 
     def __init__(self, node: NodeId) -> None:
@@ -47,6 +48,7 @@ class Peer:
         self.address = self.name = self.role = self.version = ""
         self.life: Life = ""
         self.links: list[int] = []
+        self.met = NEVER  # when the first of its present links came up
         self.heartbeat: Heartbeat | None = None
         self.heard = NEVER  # when its last heartbeat came
         self.acked = NEVER  # when we sent the newest of ours that it echoed
@@ -92,8 +94,10 @@ class Members:
         if contact.backoff >= self.params.redial_limit and self._unlinked(contact):
             contact.dial_at = NEVER  # news of it: do not sit out the back-off
 
-    def on_link_up(self, link: int, hello: Hello, dialed: str) -> Peer:
+    def on_link_up(self, link: int, hello: Hello, dialed: str, now: float) -> Peer:
         peer = self._peer(hello.node)
+        if not peer.links:
+            peer.met = now
         self._dialling = None
         if dialed:
             contact = self.contacts.setdefault(dialed, Contact(dialed, hello.node))

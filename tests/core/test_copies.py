@@ -35,7 +35,7 @@ class Rig:
     def beat(self, name: str, **says: object) -> None:
         peer = self.members.peers.get(node(name))
         if peer is None:
-            peer = self.members.on_link_up(len(self.members.links) + 1, hello(who(name)), "")
+            peer = self.members.on_link_up(len(self.members.links) + 1, hello(who(name)), "", 0.0)
         self.members.number(peer, self.now)
         self.members.on_heartbeat(peer, beat(name, peer.heard_seq + 1, peer.seq, **says), self.now)
 

@@ -66,7 +66,7 @@ class Rig:
         """A heartbeat, as the peer's next; by default it echoes one that we sent just now."""
         peer = self.members.peers.get(node(name))
         if peer is None:
-            peer = self.members.on_link_up(len(self.members.links) + 1, hello(who(name)), "")
+            peer = self.members.on_link_up(len(self.members.links) + 1, hello(who(name)), "", 0.0)
         if both_ways:
             self.members.number(peer, self.now)
         heartbeat = beat(name, peer.heard_seq + 1, peer.seq if both_ways else 0, **says)
@@ -359,7 +359,7 @@ def test_3_a_newer_life_of_the_leader_is_another_leader() -> None:
 
 def test_3_a_leader_that_was_started_again_is_followed_under_its_new_claim() -> None:
     rig = follower()
-    rig.members.on_link_up(9, hello(who("a", life=2)), "")
+    rig.members.on_link_up(9, hello(who("a", life=2)), "", 0.0)
     for _ in range(2):
         rig.hear("a", life="a2", claim=claim("a", 6, life=2), leader_heard=True)
     assert rig.claim == claim("a", 6, life=2)
@@ -898,3 +898,40 @@ def test_9_a_follower_has_no_claim_to_doubt() -> None:
     rig = follower()
     rig.election.on_resumed(rig.now)
     assert rig.claim == claim("a", 5)
+
+
+# -- whom to dial -----------------------------------------------------------------------------------------------------
+
+
+def test_a_leader_that_was_met_just_now_is_at_hand_before_it_answers_and_for_as_long_as_it_may() -> None:
+    rig = Rig("c")
+    rig.start()
+    rig.hear("a", both_ways=False, **leads("a", 4))
+    leader = rig.election.at_hand(rig.now)
+    assert leader is not None
+    assert leader.node == node("a")
+    rig.wait(PARAMS.silent_after)
+    assert rig.election.at_hand(rig.now) is None
+
+
+@pytest.mark.parametrize("role", ["auto", "worker"])
+def test_who_leads_provisionally_is_not_at_hand_and_who_is_followed_and_heard_is(role: str) -> None:
+    rig = Rig("c", role)
+    rig.start()
+    rig.hear("b", both_ways=False, **leads("b", 4, established=False))
+    assert rig.election.at_hand(rig.now) is None
+    rig.steady = {"a": leads("a", 4)}
+    rig.wait(5.0)
+    leader = rig.election.at_hand(rig.now)
+    assert leader is not None
+    assert leader.node == node("a")
+
+
+def test_who_leads_has_no_leader_at_hand() -> None:
+    rig = Rig("a")
+    rig.start()
+    rig.hear("b")
+    rig.wait(4.0)
+    assert rig.claim.established
+    rig.hear("c", both_ways=False, **leads("c", 4))
+    assert rig.election.at_hand(rig.now) is None

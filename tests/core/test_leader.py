@@ -192,7 +192,7 @@ class Rig:
 
     def member(self, name: str, role: str = "auto") -> None:
         """Linked and heard in both directions."""
-        self.members.on_link_up(len(self.members.links) + 1, hello(who(name, role)), "")
+        self.members.on_link_up(len(self.members.links) + 1, hello(who(name, role)), "", 0.0)
         self.beat(name)
 
     def hand(self, name: str = "b", slots: int = 2, declares: bool = True) -> Hand:

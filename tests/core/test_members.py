@@ -22,7 +22,7 @@ class Rig:
 
     def join(self, name: str, dialed: str = "", life: int = 1) -> Peer:
         self.links += 1
-        return self.members.on_link_up(self.links, hello(who(name, life=life)), dialed)
+        return self.members.on_link_up(self.links, hello(who(name, life=life)), dialed, 0.0)
 
     def hear(self, peer: Peer, now: float, beat_: Heartbeat | None = None) -> bool:
         """Its next heartbeat, which echoes the last one we sent."""
@@ -315,7 +315,7 @@ def test_who_moves_is_dialled_at_the_new_address_alone() -> None:
     rig = Rig()
     rig.join("b")
     book = rig.members.book
-    peer = rig.members.on_link_up(9, hello(who("b"), address="b:2"), "")
+    peer = rig.members.on_link_up(9, hello(who("b"), address="b:2"), "", 0.0)
     assert peer.address == "b:2"
     assert rig.members.book == book + 1
     assert set(rig.members.contacts) == {"b:2"}

@@ -29,7 +29,7 @@ class Rig:
     def beat(self, life: int = 1) -> None:
         peer = self.members.peers.get(node("b"))
         if peer is None or peer.life != f"b{life}":
-            peer = self.members.on_link_up(len(self.members.links) + 1, hello(who("b", life=life)), "")
+            peer = self.members.on_link_up(len(self.members.links) + 1, hello(who("b", life=life)), "", 0.0)
         self.members.number(peer, self.now)
         self.members.on_heartbeat(peer, beat("b", peer.heard_seq + 1, peer.seq, life=peer.life), self.now)
 

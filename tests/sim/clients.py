@@ -311,12 +311,16 @@ class Clients:
 
 
 def _acquainted(one: Host, other: Host) -> bool:
-    """Whether either has met the other: who was cut off from its start may not have been found yet."""
-    for host, met in ((one, other), (other, one)):
-        peer = None if host.machine is None else host.machine.members.peers.get(met.node)
-        if peer is not None and peer.life == met.life:
-            return True
-    return False
+    """Whether either has met the other: who was cut off from its start may not have been found yet.
+
+    Of a copied state directory, whether both have: who is linked with one life of it refuses the other.
+    """
+    met = []
+    for host, other_host in ((one, other), (other, one)):
+        peer = None if host.machine is None else host.machine.members.peers.get(other_host.node)
+        met.append(peer is not None and peer.life == other_host.life)
+    copied = one.disk.world.copied & {one.plan.ulid, other.plan.ulid}
+    return all(met) if copied else any(met)
 
 
 def _able(host: Host) -> bool:

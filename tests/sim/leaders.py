@@ -81,8 +81,10 @@ class Leaders:
         for other in group:
             machine = other.machine
             since = self.following.get(other.life, (NO_CLAIM, self.world.now))[1]
-            if other is host or machine is None or self.world.now - since < HEARD or self.world.net.is_cut(host, other):
-                continue  # by way of one that both see, they find each other a moment later
+            if other is host or machine is None or self.world.now - since < HEARD:
+                continue
+            if any(self.world.net.is_cut(third, other) for third in group):
+                continue  # who cannot reach the leader follows nobody, and says so first; then they find each other
             if machine.leading and machine.election.claim.established:
                 self.fail(f"{host.name} takes the leadership while {other.name} leads its group, undisturbed")
 

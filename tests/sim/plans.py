@@ -53,7 +53,14 @@ class Plan:
     discovery: bool = True
     deletes: bool = False  # people delete jobs that have ended
     compacts: bool = False  # journals are written anew at every start, however little is of no use in them
-    limit: float = 300.0  # virtual seconds after the faults by which it must have settled
+    slack: float = 300.0  # virtual seconds to settle after the faults, beside the work that there is
+
+    @property
+    def limit(self) -> float:
+        """Virtual seconds after the faults by which it must have settled: one slot may have to do all, every try."""
+        return self.slack + sum(
+            1.2 * job.behaviour.seconds * (task.shape.retries.max + 1) for job in self.jobs for task in job.tasks
+        )
 
 
 def hosts_of(count: int) -> tuple[HostPlan, ...]:
