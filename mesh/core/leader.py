@@ -450,7 +450,7 @@ class Leader:
 
     def _recognise(self, tasks: set[TaskId], now: float) -> None:
         """These tasks are known from now on, and workers may have declared attempts at them before."""
-        for node in sorted(self.sessions):
+        for node in sorted(node for node, session in self.sessions.items() if session.strangers):
             session = self.sessions[node]
             for name in [name for name, attempt in session.strangers.items() if attempt.task in tasks]:
                 attempt = session.strangers.pop(name)
@@ -512,9 +512,8 @@ class Leader:
         for attempt in state.open_attempts() if state is not None else ():
             session = self.sessions.get(attempt.node)
             if session is None:
-                peer = self.members.peers.get(attempt.node)
-                gone = peer is not None and peer.gone  # the leader before us, mostly: nothing of it is waited for
-                self._lost_at.setdefault(attempt.node, now if gone else now + self.lost_after)
+                self.members.doubt_gone(attempt.node)
+                self._lost_at.setdefault(attempt.node, now + self.lost_after)
             elif session.complete and attempt.id not in session.open and attempt.id not in session.strangers:
                 # It said what it holds, but this may have been granted since, by a leader beside us: it says so again.
                 self._drop(attempt.node)

@@ -147,6 +147,13 @@ class Members:
             return peer
         return None
 
+    def doubt_gone(self, node: NodeId) -> None:
+        """Its process was gone when it was last asked, but another leader may have met its next life: ask again."""
+        peer = self.peers.get(node)
+        if peer is not None and peer.gone:
+            peer.gone, self._dialling = False, None
+            self.contacts.setdefault(peer.address, Contact(peer.address, node)).dial_at = NEVER
+
     def refuse(self, peer: Peer, why: str, now: float) -> list[int]:
         """It sent what no correct node sends. Its links, to be closed; this life gets none for a while.
 
@@ -231,9 +238,8 @@ class Members:
         contact = self.contacts.get(peer.address)
         if contact is not None:
             contact.backoff = 0.0
-        for seq, sent in peer.sent:
-            if seq <= beat.echo:
-                peer.acked = max(peer.acked, sent)
+        while peer.sent and peer.sent[0][0] <= beat.echo:
+            peer.acked = max(peer.acked, peer.sent.popleft()[1])
         if self.node in beat.suspects and now - self._refuted_at >= self.params.heartbeat:
             # The caller beats at once, so that the refutation arrives before the window is over. Once per heartbeat:
             # two that suspect each other would refute each other without end.

@@ -32,7 +32,7 @@ from mesh.core.lattice import (
 )
 from mesh.core.leader import CLOSED, OPEN, PULLING, REBUILDING, Leader
 from mesh.core.ledger import ACTIVE, BROKEN, CANCELLED, DONE, PENDING
-from mesh.core.members import Members
+from mesh.core.members import Members, Peer
 from mesh.core.messages import Cursor, Grant, Orders, Pull, Pulled, Refused, Report
 from mesh.core.params import Params
 from mesh.core.puller import Puller
@@ -190,10 +190,11 @@ class Rig:
         self.members.number(peer, self.now)
         self.members.on_heartbeat(peer, beat(name, peer.heard_seq + 1, peer.seq, life=peer.life, **says), self.now)
 
-    def member(self, name: str, role: str = "auto") -> None:
+    def member(self, name: str, role: str = "auto") -> Peer:
         """Linked and heard in both directions."""
-        self.members.on_link_up(len(self.members.links) + 1, hello(who(name, role)), "", 0.0)
+        peer = self.members.on_link_up(len(self.members.links) + 1, hello(who(name, role)), "", 0.0)
         self.beat(name)
+        return peer
 
     def hand(self, name: str = "b", slots: int = 2, declares: bool = True) -> Hand:
         self.member(name, "worker")
@@ -920,15 +921,26 @@ def test_running_work_that_its_node_does_not_declare_is_granted_at_once() -> Non
     assert holder.does("j-00000")
 
 
-def test_running_work_of_a_node_that_is_gone_is_granted_at_once() -> None:
-    """Mostly that of the leader before: whoever takes over knows that its process does not exist."""
+@pytest.mark.parametrize("still", [True, False])
+def test_running_work_of_a_node_that_was_gone_is_granted_once_its_address_refuses_again(still: bool) -> None:
+    """Mostly that of the leader before. But it may live again, and have been granted this where we did not see it."""
     rig = Rig(job(), *tasks(1), FORMER, open_as=None)
-    rig.member("z")
-    rig.members.peers[node("z")].gone = True
+    peer = rig.member("z")
+    address = peer.address
+    rig.members.on_link_down(peer.links[0], rig.now)
+    assert rig.members.on_dial_failed(address, True, rig.now) is peer
     rig.leader.open(LEADER, rig.now)
     hand = rig.hand("b")
-    rig.later(2.5)
-    assert hand.does("j-00000")
+    rig.later(1.0)
+    assert not hand.does("j-00000")
+    assert rig.members.contacts[address].dial_at <= rig.now
+    if still:
+        assert rig.members.on_dial_failed(address, True, rig.now) is peer
+        rig.leader.on_gone(peer.node, rig.now)
+    rig.later(1.5)
+    assert hand.does("j-00000") == still
+    if not still:
+        return
     assert attempts_of(rig.out.ledger, "j-00000")[0].outcome.code == "its process ended"
 
 
