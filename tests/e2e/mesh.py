@@ -91,7 +91,7 @@ class Daemon:
             assert code is None, f"{self.name} ended with {code} instead of becoming ready"
             try:
                 found: dict[str, Any] = json.loads((self.state / "meshd.json").read_text())
-            except FileNotFoundError:
+            except (FileNotFoundError, json.JSONDecodeError):  # empty: of a life whose disk lost what was not synced
                 return None
             return found if found["pid"] in self.pids() else None  # else: of a life that was killed
 

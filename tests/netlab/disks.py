@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tests.netlab.network import command, ownerless
 MEBIBYTE = 1024 * 1024
 OWNER = f"meshlab-p{os.getpid()}"
 TMPFS, EXT4 = "tmpfs", "ext4"
+BUSY = 10.0  # seconds after which something else than a process that ends must use a disk
 
 
 class Disk:
@@ -25,13 +27,17 @@ class Disk:
 
     def __init__(self, path: Path, kind: str = TMPFS, mebibytes: int = 64) -> None:
         self.path, self.kind = path, kind
-        self.ballast = path / "ballast"
         self._image = path.with_suffix(".img")
         self.stalled = False
         path.mkdir(mode=0o700)
         if kind == TMPFS:
             command("mount", "-t", "tmpfs", "-o", f"size={mebibytes}m,mode=0700", OWNER, str(path))
         else:
+            # Hosts have mount namespaces of their own; what is unmounted under a shared mount goes there, too.
+            command("mount", "-t", "tmpfs", "-o", "size=64k,mode=0700", OWNER, str(path))
+            command("mount", "--make-shared", str(path))
+            self.path = path / "ext4"
+            self.path.mkdir(mode=0o700)
             # In memory where that is possible: a real disk's own fsync is not what is tried here.
             room = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else path.parent
             with tempfile.NamedTemporaryFile(prefix=f"{OWNER}-", suffix=".img", dir=room, delete=False) as image:
@@ -39,6 +45,7 @@ class Disk:
             self._image = Path(image.name)
             command("mkfs.ext4", "-q", "-F", "-m", "0", str(self._image))
             self._mount()
+        self.ballast = self.path / "ballast"
 
     @property
     def state(self) -> Path:
@@ -71,8 +78,17 @@ class Disk:
         Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("1")
 
     def mend(self) -> None:
-        """Checked and mounted again; whoever uses it has ended."""
-        command("umount", str(self.path))
+        """Checked and mounted again. Whoever uses it has ended or is about to: the runners of a daemon that was killed."""
+        end = time.monotonic() + BUSY
+        while True:
+            try:
+                command("umount", str(self.path))
+            except OSError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+            else:
+                break
         with suppress(OSError):  # its exit code says that there was something to correct
             command("e2fsck", "-fy", str(self._image))
         self._mount()
@@ -94,6 +110,7 @@ class Disk:
         with suppress(OSError):
             command("umount", "--lazy", str(self.path))
         if self.kind == EXT4:
+            command("umount", "--lazy", str(self.path.parent))
             self._image.unlink(missing_ok=True)
 
 

@@ -241,7 +241,9 @@ def test_what_a_killed_lab_left_is_removed_by_the_next(tmp_path: Path) -> None:
         from tests.netlab.lab import lab
         with lab(1) as net:
             Disk(pathlib.Path({str(tmp_path / "disk")!r}), mebibytes=1)
-            child = subprocess.Popen([*net.hosts["a"].before, "sleep", "60"], stdout=subprocess.DEVNULL)
+            sleeper = [*net.hosts["a"].before, "sh", "-c", "echo there; exec sleep 60"]
+            child = subprocess.Popen(sleeper, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            child.stdout.readline()  # before, it would not be told of the death of its parent
             print(net.prefix, child.pid, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
     """

@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.mesh import Daemon, Mesh, alive, until
 from tests.e2e.work import Began, Gated
-from tests.netlab.disks import TMPFS
+from tests.netlab.disks import EXT4, TMPFS, can_break
 from tests.netlab.lab import lab
 
 pytestmark = pytest.mark.netlab
@@ -156,6 +156,22 @@ def test_one_way_link(mesh: Mesh, gated: Gated) -> None:
         undisturbed(mesh, gated, began, job, c)
 
 
+def yields(mesh: Mesh, daemons: list[Daemon]) -> str:
+    """The first of these leads no more, another does and works, and nobody is gone. Why, by what all are told."""
+    bad, *others = daemons
+
+    def another() -> Daemon | None:
+        mesh.begin("submit", "--", "true", at=others[0])  # a journal that has nothing to write does not find out
+        return next((daemon for daemon in others if daemon.status()["leading"]), None)
+
+    leader = until(another, what="another leads")
+    assert leader is not None
+    runs(mesh, leader)
+    peer = next(peer for peer in mesh.peers(leader) if peer["id"] == bad.id)
+    assert peer["state"] == "alive"  # its heartbeats wait for no disk
+    return str(peer["reason"])
+
+
 def test_disk_of_the_leader_full(mesh: Mesh, gated: Gated) -> None:
     """It yields and says why; with room again it is one of them, and nothing is lost."""
     with lab(3, mesh, disk=TMPFS) as net:
@@ -163,20 +179,66 @@ def test_disk_of_the_leader_full(mesh: Mesh, gated: Gated) -> None:
         job = mesh.ctl("submit", gated.sweep(6), at=a)["job"]
         began = gated.until_began(6)
         net.disks["a"].fill()
-
-        def another() -> Daemon | None:
-            mesh.begin("submit", "--", "true", at=b)  # a journal that has nothing to write does not find out
-            return next((daemon for daemon in (b, c) if daemon.status()["leading"]), None)
-
-        leader = until(another, what="another leads")
-        assert leader is not None
-        runs(mesh, leader)
-        reasons = {peer["id"]: peer["reason"] for peer in mesh.peers(leader)}
-        assert "journal cannot be written" in reasons[a.id]
-        assert "full" in reasons[a.id]
+        why = yields(mesh, [a, b, c])
+        assert "journal cannot be written" in why
+        assert "full" in why
         net.disks["a"].empty()
         mesh.met(a, b, c)
         undisturbed(mesh, gated, began, job, b)
+
+
+def test_disk_of_the_leader_stands_still(mesh: Mesh, gated: Gated, tmp_path: Path) -> None:
+    """No fsync returns: after 5 s it yields, and it still answers; once they return it is one of them."""
+    if not can_break(tmp_path):
+        pytest.skip("this machine has no loop devices with ext4")
+    with lab(3, mesh, disk=EXT4) as net:
+        a, b, c = net.up(slots=3)
+        job = mesh.ctl("submit", gated.sweep(6), at=a)["job"]
+        began = gated.until_began(6)
+        net.disks["a"].stall()
+        assert "did not sync for 5 s" in yields(mesh, [a, b, c])
+        assert not a.status()["leading"]
+        net.disks["a"].go_on()
+        mesh.met(a, b, c)
+        undisturbed(mesh, gated, began, job, b)
+
+
+def test_disk_of_the_leader_turns_read_only(mesh: Mesh, gated: Gated, tmp_path: Path) -> None:
+    """It yields; what was acknowledged is on another disk. Mended and started again it has all of it, too."""
+    if not can_break(tmp_path):
+        pytest.skip("this machine has no loop devices with ext4")
+    with lab(3, mesh, disk=EXT4) as net:
+        a, b, c = net.up(slots=3)
+        job = mesh.ctl("submit", gated.sweep(6), at=a)["job"]
+        began = gated.until_began(6)
+        net.disks["a"].break_()
+        assert "journal cannot be written" in yields(mesh, [a, b, c])
+        net.kill("a")
+        net.disks["a"].mend()
+        net.restart("a")
+        mesh.met(a, b, c)
+        gated.open()
+        for daemon in (a, b, c):
+            assert mesh.until_state(job, "succeeded", at=daemon)["tasks"]["succeeded"] == 6
+        again = gated.began()
+        assert all(each in again for each in began if each.node != a.id)
+
+
+def test_narrow_cable(mesh: Mesh) -> None:
+    """A node behind 4 Mbit/s that submits 200 KB of tasks stays a member: heartbeats find their way between them."""
+    with lab(3, mesh) as net:
+        a, b, c = net.up()
+        net.limit("c", "4mbit")
+        term = a.status()["term"]
+        client = mesh.client(c)
+        futures = [client.submit(len, "x" * 1000) for _ in range(200)]
+        seen = set()
+        while not all(future.done() for future in futures):
+            seen |= {peer["state"] for peer in mesh.peers(a)}
+            time.sleep(0.2)
+        assert [future.result() for future in futures] == [1000] * 200
+        assert seen == {"alive"}
+        assert (a.status()["leading"], a.status()["term"]) == (True, term)
 
 
 def test_clocks_that_disagree(mesh: Mesh) -> None:
