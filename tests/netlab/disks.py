@@ -78,7 +78,7 @@ class Disk:
         Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("1")
 
     def mend(self) -> None:
-        """Checked and mounted again. Whoever uses it has ended or is about to: the runners of a daemon that was killed."""
+        """Checked and mounted again. Whoever uses it has ended or is about to, as runners whose daemon was killed."""
         end = time.monotonic() + BUSY
         while True:
             try:

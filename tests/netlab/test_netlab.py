@@ -227,7 +227,7 @@ def test_disk_of_the_leader_turns_read_only(mesh: Mesh, gated: Gated, tmp_path: 
 def test_narrow_cable(mesh: Mesh) -> None:
     """A node behind 4 Mbit/s that submits 200 KB of tasks stays a member: heartbeats find their way between them."""
     with lab(3, mesh) as net:
-        a, b, c = net.up()
+        a, _, c = net.up()
         net.limit("c", "4mbit")
         term = a.status()["term"]
         client = mesh.client(c)

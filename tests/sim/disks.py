@@ -43,7 +43,7 @@ class Disk:
         self.known: set[tuple[object, ...]] = set()  # keys of records on disk, see key()
         self.paces = world.rng.choice(((0.0005, 0.002), (0.001, 0.004), (0.002, 0.02, 0.1)))
         self.slow = 1.0
-        self.slow_until = 0.0  # when it last was
+        self.slow_until = 0.0  # when the last write ends that was slow
         self.stuck_until = 0.0
         self.failing_until = 0.0
         self._told_failed = False
@@ -167,6 +167,8 @@ class Disk:
     def _write(self) -> None:
         self._writing, self._queue = self._queue, []
         delay = self.world.rng.choice(self.paces) * self.slow
+        if self.slow > 1.0:
+            self.slow_until = max(self.slow_until, self.world.now + delay)
         self.world.at(max(self.world.now, self.stuck_until) + delay, self._written, self.host.machine, self._writing)
 
     def _written(self, machine: object, batch: Batch) -> None:

@@ -208,7 +208,7 @@ class Faults:
         self.world.after(lasts, self.fast_disk, host)
 
     def fast_disk(self, host: Host) -> None:
-        host.disk.slow, host.disk.slow_until = 1.0, self.world.now
+        host.disk.slow = 1.0
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
