@@ -47,10 +47,12 @@ class Injector:
         dead = silent = ""
         apart = ("", "")
         match fault.kind:
-            case plan.KILL | plan.POWER_OFF | plan.DRAIN:
+            case plan.KILL | plan.POWER_OFF | plan.DRAIN | plan.READ_ONLY:  # this one dies at its end
                 dead = names
-            case plan.PAUSE | plan.FULL | plan.LOSS:
+            case plan.PAUSE | plan.FULL | plan.STUCK | plan.LOSS | plan.NARROW:
                 silent = names
+            case plan.SKEW:
+                pass  # it excuses nothing
             case _:
                 apart = (names, others)
         # Before it begins, so that nothing happens outside the time that is written down.
@@ -67,8 +69,16 @@ class Injector:
                 net.pause(names)
             case plan.FULL:
                 net.disks[names].fill()
+            case plan.STUCK:
+                net.disks[names].stall()
+            case plan.READ_ONLY:
+                net.disks[names].break_()
+            case plan.SKEW:
+                net.skew(names, fault.much)
             case plan.LOSS:
-                net.lose(names, fault.share)
+                net.lose(names, fault.much)
+            case plan.NARROW:
+                net.limit(names, f"{fault.much:g}mbit")
             case plan.ONE_WAY:
                 net.one_way(names, others)
             case plan.ISOLATE | plan.SPLIT | plan.BRIDGE:
@@ -89,6 +99,16 @@ class Injector:
             case plan.FULL:
                 net.disks[names].empty()
                 net.restart(*net.down.intersection(names))
+            case plan.STUCK:
+                net.disks[names].go_on()
+            case plan.READ_ONLY:
+                net.kill(names)
+                net.disks[names].mend()
+                net.restart(names)
+            case plan.SKEW:
+                net.skew(names, 0)
+            case plan.NARROW:
+                net.unlimit(names)
             case _:
                 net.mend()
         self.timeline.end(self.active.pop(fault))

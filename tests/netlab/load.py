@@ -35,6 +35,7 @@ def work(directory: str, seconds: float) -> dict[str, Any]:
     import json
     import os
     import secrets
+    import select
     import time
 
     from mesh import task
@@ -44,7 +45,9 @@ def work(directory: str, seconds: float) -> dict[str, Any]:
         file.write(json.dumps({"task": task.id, "node": task.node, "began": time.monotonic()}) + "\n")
         file.flush()
         try:
-            time.sleep(seconds)
+            select.select(
+                [], [], [], seconds
+            )  # libfaketime breaks time.sleep where it leaves the monotonic clock alone
         except BaseException as stopped:
             file.write(json.dumps({"stopped": repr(stopped), "at": time.monotonic()}) + "\n")
             raise
@@ -54,14 +57,14 @@ def work(directory: str, seconds: float) -> dict[str, Any]:
 
 # The same as a program.
 PROGRAM = """\
-import json, os, random, sys, time
+import json, os, random, select, sys, time
 seconds = float(sys.argv[1].partition("=")[2])
 nonce = random.SystemRandom().getrandbits(48)
 with open(os.path.join(os.environ["ATTEMPTS"], os.environ["MESH_ATTEMPT"]), "x") as file:
     began = {"task": os.environ["MESH_TASK_ID"], "node": os.environ["MESH_NODE"], "began": time.monotonic()}
     file.write(json.dumps(began) + "\\n")
     file.flush()
-    time.sleep(seconds)
+    select.select([], [], [], seconds)
     file.write(json.dumps({"ended": time.monotonic(), "nonce": nonce}) + "\\n")
 print(json.dumps({"nonce": nonce}))
 """

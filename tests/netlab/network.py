@@ -180,6 +180,13 @@ class Network:
             for namespace, device in self._ends(name):
                 command("tc", "-n", namespace, "qdisc", "replace", "dev", device, "root", *discipline)
 
+    def unlimit(self, names: str) -> None:
+        """Their cables carry all that is sent, at once."""
+        for name in names:
+            self.shaped.discard(name)
+            for namespace, device in self._ends(name):
+                command("tc", "-n", namespace, "qdisc", "delete", "dev", device, "root")
+
     def mend(self) -> None:
         """No partition and no loss any more; cables and rates stay as they are."""
         self.cut.clear()
@@ -190,10 +197,7 @@ class Network:
         """As new: every host hears every other, at full speed."""
         self.mend()
         self.plug(*self.unplugged)
-        for name in sorted(self.shaped):
-            for namespace, device in self._ends(name):
-                command("tc", "-n", namespace, "qdisc", "delete", "dev", device, "root")
-        self.shaped.clear()
+        self.unlimit("".join(sorted(self.shaped)))
 
     def heard(self, sender: str, receiver: str) -> bool:
         """Whether packets of the one reach the other, as far as this lab has to say."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple
 
-KILL, POWER_OFF, DRAIN, PAUSE, FULL = "kill", "power off", "drain", "pause", "disk full"
-ISOLATE, SPLIT, BRIDGE, ONE_WAY, LOSS = "isolate", "split", "bridge", "one way", "loss"
+KILL, POWER_OFF, DRAIN, PAUSE, SKEW = "kill", "power off", "drain", "pause", "clock off"
+FULL, STUCK, READ_ONLY = "disk full", "disk stuck", "disk read-only"
+ISOLATE, SPLIT, BRIDGE, ONE_WAY, LOSS, NARROW = "isolate", "split", "bridge", "one way", "loss", "narrow cable"
 
-DAEMON_FAULTS = {KILL: 4, PAUSE: 3, DRAIN: 2, FULL: 2, POWER_OFF: 1}
-NETWORK_FAULTS = {ISOLATE: 3, SPLIT: 3, ONE_WAY: 2, LOSS: 2, BRIDGE: 1}
+DAEMON_FAULTS = {KILL: 4, PAUSE: 3, DRAIN: 2, FULL: 2, STUCK: 1, READ_ONLY: 1, POWER_OFF: 1, SKEW: 1}
+NETWORK_FAULTS = {ISOLATE: 3, SPLIT: 3, ONE_WAY: 2, LOSS: 2, BRIDGE: 1, NARROW: 1}
 NETWORK_SHARE = 0.4
+NEED_EXT4 = frozenset({STUCK, READ_ONLY})
 
 SHORT, TYPICAL = (0.5, 3.0), (3.0, 9.0)  # seconds: around the 2.2 that silence is believed after, and well beyond
 GAP = (0.5, 4.0)  # seconds between two of one track
@@ -24,26 +26,29 @@ LONG_EVERY = 12  # faults of the network
 
 
 class Fault(NamedTuple):
-    """``names``: the hosts it happens to; of two groups or ends, the first, and ``others`` the second."""
+    """``names``: the hosts it happens to; of two groups or ends, the first, and ``others`` the second.
+
+    ``much``: the share of packets that are lost, the Mbit/s that pass, the seconds that the clock is off.
+    """
 
     at: float  # seconds after the beginning
     seconds: float
     kind: str
     names: str
     others: str = ""
-    share: float = 0.0
+    much: float = 0.0
 
     def __str__(self) -> str:
         against = f"|{self.others}" if self.others else ""
         return f"{self.kind} {self.names}{against}"
 
 
-def plan(seed: int, count: int, hosts: str) -> list[Fault]:
-    """In order of time."""
+def plan(seed: int, count: int, hosts: str, without: frozenset[str] = frozenset()) -> list[Fault]:
+    """In order of time; ``without`` the kinds that this machine cannot have."""
     random = Random(f"{seed} {count} {hosts}")
     network = round(count * NETWORK_SHARE)
-    faults = [*_track(random, network, NETWORK_FAULTS, hosts), *_track(random, count - network, DAEMON_FAULTS, hosts)]
-    return sorted(faults)
+    daemons = {kind: weight for kind, weight in DAEMON_FAULTS.items() if kind not in without}
+    return sorted([*_track(random, network, NETWORK_FAULTS, hosts), *_track(random, count - network, daemons, hosts)])
 
 
 def _track(random: Random, count: int, kinds: dict[str, int], hosts: str) -> list[Fault]:
@@ -63,7 +68,11 @@ def _fault(random: Random, at: float, seconds: float, kind: str, hosts: str) -> 
     if kind == KILL:
         return Fault(at, seconds, kind, "".join(mixed[: 2 if len(hosts) > 3 and random.random() < 0.2 else 1]))
     if kind == LOSS:
-        return Fault(at, seconds, kind, "".join(mixed[: random.randint(1, 2)]), share=random.choice((0.1, 0.3, 0.6)))
+        return Fault(at, seconds, kind, "".join(mixed[: random.randint(1, 2)]), much=random.choice((0.1, 0.3, 0.6)))
+    if kind == NARROW:
+        return Fault(at, seconds, kind, mixed[0], much=random.choice((1, 4, 16)))
+    if kind == SKEW:
+        return Fault(at, seconds, kind, mixed[0], much=random.choice((-86400, -60, 3600)))
     if kind == ISOLATE:
         rest = "".join(sorted(mixed[1:]))
         return Fault(at, seconds, kind, mixed[0], rest)
