@@ -31,10 +31,11 @@ FRESH = 2.0  # seconds that a live copy may lag behind what its leader had synce
 class Session:
     """``live``: it goes on after the end, whose pulls then wait at the other side."""
 
-    __slots__ = ("asked_at", "id", "life", "live", "reached", "records", "started", "tries", "under_way")
+    __slots__ = ("after", "asked_at", "id", "life", "live", "reached", "records", "started", "tries", "under_way")
 
     def __init__(self, number: int, life: Life, live: bool, now: float) -> None:
         self.id, self.life, self.live, self.asked_at, self.started = number, life, live, now, now
+        self.after = NO_CURSOR  # that the pull under way asked for what follows
         self.tries, self.records = 0, 0
         self.reached = False  # the end, once
         self.under_way = True  # a pull is; else a slice is being written
@@ -58,7 +59,8 @@ class Puller:
         self.params, self.members, self.out, self.absorb = params, members, out, absorb
         *self._former, self._present = tuple(own) or (NO_CURSOR,)  # what others pulled from us they need not send back
         self.sessions: dict[NodeId, Session] = {}
-        self.cursors = {cursor.journal: cursor for cursor in cursors}  # the last to have moved stands last
+        self.cursors = {cursor.journal: cursor for cursor in cursors}
+        self._on_disk = dict(self.cursors)  # what of that is; the last to have moved stands last
         self.journals: dict[NodeId, str] = {}  # whose journal is which
         self.complete: dict[NodeId, float] = {}  # when the last complete pull of this node began
         self.leader: NodeId = ""  # whom we follow, or followed last; empty: we led since, or never followed
@@ -118,20 +120,26 @@ class Puller:
         session = self.sessions.get(sender)
         if session is None or pulled.session != session.id or session.life != self._life(sender):
             return
-        known, cursor = self.cursor(sender), pulled.cursor
-        if not session.under_way or (known.journal == cursor.journal and cursor.position < known.position):
+        cursor = pulled.cursor
+        if not session.under_way or (
+            session.after.journal == cursor.journal and cursor.position < session.after.position
+        ):
             return  # a repeat of an earlier slice
         assert isinstance(pulled.records, tuple), "they were decoded on their way in"
         self.absorb(pulled.records, cursor, now)
         session.records += len(pulled.records)
         session.tries, session.under_way = 0, False
         self.journals[sender] = cursor.journal
-        self.cursors.pop(cursor.journal, None)
-        self.cursors[cursor.journal] = cursor
+        if self.cursors.get(cursor.journal, NO_CURSOR).position <= cursor.position:  # else it was read anew
+            self.cursors[cursor.journal] = cursor
         if pulled.end:
             self._on_end(sender, session)
-        if not pulled.end or session.live:
-            self.out.when_durable(lambda: self._ask(sender, session, now))
+        self.out.when_durable(lambda: self._on_durable(sender, session, cursor, now))
+
+    def _on_durable(self, sender: NodeId, session: Session, cursor: Cursor, now: float) -> None:
+        known = self._on_disk.pop(cursor.journal, cursor)
+        self._on_disk[cursor.journal] = known if known.position > cursor.position else cursor
+        self._ask(sender, session, now)
 
     def tick(self, now: float) -> None:
         for node in sorted(self.sessions):
@@ -186,8 +194,8 @@ class Puller:
         if self.sessions.get(node) is not session:
             return
         session.asked_at, session.under_way = now, True
-        own = self.cursor(node)
-        others = [cursor for cursor in self.cursors.values() if cursor != own][-TOLD:]
+        session.after = own = self._on_disk.get(self.journals.get(node, ""), NO_CURSOR)  # who serves us counts on it
+        others = [cursor for cursor in self._on_disk.values() if cursor != own][-TOLD:]
         present = self._present._replace(position=self.out.synced, digest="")
         cursors = tuple(sorted(cursor for cursor in (*self._former, present, own, *others) if cursor.journal))
         self.out.send(node, Pull(session.id, cursors, session.live and session.reached))

@@ -66,6 +66,22 @@ def test_a_pull_says_what_is_had_of_every_journal_our_own_lives_included() -> No
     assert not pull.wait
 
 
+def test_a_pull_that_begins_anew_says_what_is_on_disk_not_what_is_known() -> None:
+    """Whoever serves it counts it as a copy of that."""
+    rig = Rig()
+    rig.puller.pull(node("b"), rig.now)
+    rig.step()
+    rig.get(2, "m1", "m2", end=False)
+    rig.step()
+    rig.get(4, "m3", "m4")
+    rig.step(synced=False)
+    rig.puller.follow(node("b"), True, rig.now)
+    assert of(rig.pull(rig.step(synced=False)), "b/1").position == 2
+    rig.get(3, "m3", end=False, session=2)  # less than is known, and no repeat
+    assert rig.puller.cursor(node("b")).position == 4
+    assert of(rig.pull(rig.step()), "b/1").position == 4
+
+
 def test_the_next_slice_is_asked_for_when_the_last_one_is_on_disk() -> None:
     rig = Rig()
     rig.puller.pull(node("b"), rig.now)
