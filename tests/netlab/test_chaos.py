@@ -9,12 +9,8 @@ from tests.netlab.chaos import Chaos, chaos
 pytestmark = [pytest.mark.netlab, pytest.mark.timeout(420)]
 
 
-# The verdict counts it where a leader and its only successor are away at the same time, which leaves nobody to copy to.
-OVERCOUNTED = {"unreplicated"}
-
-
 def test_a_small_chaos_breaks_no_promise() -> None:
     document, broken = chaos(Chaos(hosts=3, tasks=100, faults=6, seed=1))
     print(document)
-    assert not broken.keys() - OVERCOUNTED, f"{broken}; see {document['kept']}"
+    assert not broken, f"{broken}; see {document['kept']}"
     assert document["acknowledged"] == document["succeeded"] == document["shown"] == 100

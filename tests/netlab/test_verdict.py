@@ -34,9 +34,16 @@ class Story:
         self.asked = True
         self.on_disk = True
 
-    def ran(self, attempt: str = ONE, node: str = C, began: float = 100, ended: float | None = 110) -> Story:
+    def ran(
+        self,
+        attempt: str = ONE,
+        node: str = C,
+        began: float = 100,
+        ended: float | None = 110,
+        stopped: float | None = None,
+    ) -> Story:
         nonce = len(self.attempts) + 1
-        self.attempts[attempt] = Done(attempt, T, node, began, ended, nonce=nonce)
+        self.attempts[attempt] = Done(attempt, T, node, began, ended, stopped, nonce)
         if ended is not None:
             outcome = Outcome(result=pickle.dumps({"nonce": nonce}), digest=str(nonce))
             self.records.append(Attempt(T, attempt, True, 1, SUCCEEDED, 1, node, outcome))
@@ -123,6 +130,7 @@ def test_two_acceptances_are_excused_by_a_separation_alone() -> None:
     again = both(140).fault(109, 115, apart=("a", "b"))
     assert "conflicting" in again.broken()  # they had met since
     assert "unreplicated" in again.fault(142, 155, apart=("a", "b")).broken()  # and were apart again
+    assert again.fault(139, 155, apart=("b", "ac")).broken() == set()  # alone: c may be the one that knows
     same = usual().ran(again := attempt_id(FIRST, 2), B, 111, 112).accepted(FIRST._replace(term=4), again)
     assert "conflicting" in same.fault(90, 120, apart=("a", "b")).broken()
 
@@ -161,6 +169,10 @@ def test_work_that_was_stopped() -> None:
     stopped = Story().ran(ended=None)
     assert "disturbed" in stopped.broken()
     assert "disturbed" not in stopped.fault(130, 131, dead="c").broken()
+    recalled = Story().ran(ended=None).ran(TWO, A, 105, None, stopped=112)  # for the first, which then died
+    assert "disturbed" not in recalled.fault(130, 131, dead="c").fault(90, 120, apart=("ac", "b")).broken()
+    alone = Story().ran(ended=None, stopped=104).ran(TWO, A, 105, None, stopped=112)
+    assert "disturbed" in alone.fault(130, 131, dead="c").fault(90, 120, apart=("ac", "b")).broken()
     useless = usual().ran(TWO, A, 105, None).fault(99, 120, apart=("ac", "b"))
     assert "disturbed" not in useless.broken()
     failed = Story().ran(ended=None)

@@ -16,6 +16,7 @@ from tests.netlab.timeline import FOREVER, LOST_AFTER, Timeline
 
 KNOWN_AFTER = 2.0  # seconds after its beginning in which an attempt may be known to its node and its leader alone
 DECLARED_AFTER = 15.0  # seconds after which its node has declared it to whoever leads then
+COPIES = 2  # machines that have what was promised on disk, at least: the leader, and a successor
 SAID_AFTER = 3.0  # seconds from a success to its acceptance, on a loaded machine
 
 
@@ -87,7 +88,8 @@ def results(seen: Evidence) -> tuple[list[str], list[str]]:
 
 def accepted_twice(seen: Evidence) -> tuple[list[str], list[str]]:
     """Two acceptances of one task with different results. By leaders in touch, or by one; and by leaders who were not,
-    but had been since the first of them, or of whom one was dead: then too few machines knew what was accepted."""
+    but had been since the first of them, or of whom one was dead: where the second one reached more machines than may
+    lack it, too few knew what was accepted."""
     conflicting, unreplicated = [], []
     for task, state in sorted(seen.whole.tasks.items()):
         accepted = sorted((state.acceptances or {}).values(), key=lambda each: (_ended(seen, each), each))
@@ -99,9 +101,17 @@ def accepted_twice(seen: Evidence) -> tuple[list[str], list[str]]:
             both = f"{first.attempt} by {_by(seen, first)}, {second.attempt} by {_by(seen, second)}"
             if one == other or not at or line.apart_since(one, other, at) > at:
                 conflicting.append(f"{task} was accepted twice: {both}, who were in touch")
-            elif line.apart_since(one, other, at, deaths=False) > _ended(seen, first) + SAID_AFTER:
+            elif line.apart_since(one, other, at, deaths=False) > _ended(seen, first) + SAID_AFTER and _may_know(
+                seen, other, at
+            ):
                 unreplicated.append(f"{task} was accepted twice, for no one in reach knew of the first: {both}")
     return conflicting, unreplicated
+
+
+def _may_know(seen: Evidence, leader: str, at: float) -> bool:
+    """Whether somebody whom it reached must have what another leader and one successor of that have on disk."""
+    apart = [name for name in seen.hosts.values() if seen.timeline.apart_since(leader, name, at) <= at]
+    return len(apart) < COPIES
 
 
 def _ended(seen: Evidence, acceptance: Acceptance) -> float:
@@ -122,8 +132,10 @@ def repeated(seen: Evidence) -> tuple[list[str], list[str], int]:
         by_task.setdefault(done.task, []).append(done)
     for task, begun in sorted(by_task.items()):
         doubled += len(begun) > 1
-        if all(done.ended is None for done in begun) and not _stopped_rightly(seen, begun[-1]):
-            disturbed[task] = f"{task}: {_what(seen, begun[-1])}, and its machine lives"
+        # Of two that run, one is recalled for the other: only the last one that ran had no reason to stop.
+        last = max(begun, key=lambda done: FOREVER if done.stopped is None else done.stopped)
+        if all(done.ended is None for done in begun) and not _stopped_rightly(seen, last):
+            disturbed[task] = f"{task}: {_what(seen, last)}, and its machine lives"
         for first, second in combinations(begun, 2):
             both = f"{task}: {_what(seen, first)}, and again {_what(seen, second)}"
             if first.ended is not None and first.ended <= second.began:
@@ -161,7 +173,8 @@ def _excused(seen: Evidence, first: Done, second: Done) -> bool:
         return True
     # A grant waits for no disk and for no other node: where who granted the first was out of touch ever since, the
     # other side learns of it from its node alone, which declares it once it follows that side.
-    unknown = line.apart_since(one, other, second.began) <= first.began + KNOWN_AFTER
+    known = line.apart_since(one, other, second.began) > first.began + KNOWN_AFTER
+    unknown = not known or not _may_know(seen, other, second.began)
     undeclared = second.began < first.began + DECLARED_AFTER or line.apart_since(node, other, second.began) < FOREVER
     return unknown and undeclared
 
