@@ -31,7 +31,6 @@ class Params:
     copy_wait: float = 1.0  # a new leader whose successors still catch up acknowledges nothing alone for this long
     slow_sync: float = 5.0  # a journal that did not sync for this long makes its node yield
     long_sync: float = 0.5  # who took this long while it settled asks nobody to yield: a claim waits for its sync
-    inline_bytes: int = 16 * 1024
     slice_records: int = 2000  # per message and step, so that no step takes longer than 20 ms
     allowance: float = 0.05  # seconds of queued work per slot, or two round trips if that is more
     allowance_tasks: int = 4096
