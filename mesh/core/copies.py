@@ -123,9 +123,12 @@ class Copies:
 
     def work(self, now: float) -> None:
         """Release what is safe by now."""
+        if not (self._leading or self._heir):
+            self.out.release(self.out.synced)
+            return
         durability = self.out.ledger.value("mesh", "durability") or ONE
         positions = [self._copies[node].position for node in self._counting(now)]
-        if durability == LOCAL or not (self._leading or self._heir):
+        if durability == LOCAL:
             self.out.release(self.out.synced)
         elif positions:
             self.out.release(min(positions) if durability == ALL else max(positions))
@@ -135,6 +138,8 @@ class Copies:
             self._tell_heir(now)
 
     def deadline(self, now: float) -> float | None:
+        if not (self._leading or self._heir):
+            return None
         times = [self._heir[3]] if self._heir is not None and self._heir[3] > now else []
         if self._new(now):
             times.append(self._opened + self.params.copy_wait)

@@ -86,6 +86,7 @@ class Machine:
         self.election = Election(me, params, self.members, self.out, self.copies, self.puller.caught_up)
         self.worker = Worker(me, params, self.out)
         self.leader = Leader(me, params, self.members, self.puller, self.out)
+        self._wanted: set[NodeId] | None = None  # whom to dial, as of the last step; None: everyone
         self.refusals: dict[str, str] = {}  # address -> why there is no link
         self.invalid_hellos = 0  # of who did not even say who it is as a node would
         self._claim: Claim = NO_CLAIM  # what worker and leader were last told
@@ -125,7 +126,7 @@ class Machine:
             self.leader.deadline(),
             now if self.ledger.dying else None,
             self.copies.deadline(now),
-            self.members.next_dial(self._wanted(now)),
+            self.members.next_dial(self._wanted),
             self._drain_until,
             None if self._unsynced_since is None else self._unsynced_since + self.params.slow_sync,
         ]
@@ -416,7 +417,8 @@ class Machine:
             self._tell_parts(now)
         if self._drain_until is not None:
             self._drain(now)
-        self.members.dial(now, self._wanted(now))
+        self._wanted = self._whom_to_dial(now)
+        self.members.dial(now, self._wanted)
         if (self.election.urgent or now >= self._next_beat) and not self.copies.holds_tongue(now):
             self._beat(now)
 
@@ -481,8 +483,8 @@ class Machine:
 
     # -- heartbeats -------------------------------------------------------------------------------------------------
 
-    def _wanted(self, now: float) -> set[NodeId] | None:
-        """Whom to dial: everyone, unless there is a leader that we hear, or met just now."""
+    def _whom_to_dial(self, now: float) -> set[NodeId] | None:
+        """Everyone, unless there is a leader that we hear, or met just now."""
         leader = self.election.at_hand(now)
         if leader is None:
             return None
@@ -497,7 +499,7 @@ class Machine:
                 if now - peer.since >= self.params.mature_after:
                     self.out.record(Mesh(self.ledger.mesh_ids()[0], True))
                     break
-        wanted = self._wanted(now)
+        wanted = self._wanted
         mine = wanted is not None and self.me.node in wanted
         common = self._heartbeat(now)
         for peer in self.members.known():

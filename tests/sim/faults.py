@@ -212,6 +212,15 @@ class Faults:
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
+    def over(self) -> bool:
+        """Whether nothing is wrong at the moment, but for machines that were destroyed."""
+        world = self.world
+        if world.net.cuts or world.net.noise or world.net.resets:
+            return False
+        return all(
+            (host.up or host.destroyed) and host.disk.well_for() > 0 and host.disk.slow == 1.0 for host in world.hosts
+        )
+
     def calm(self) -> None:
         """Faults stop: everybody who was not destroyed runs, and everybody reaches everybody."""
         world = self.world

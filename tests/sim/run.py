@@ -48,7 +48,9 @@ def _play(world: World) -> None:
         for job in plan.jobs:
             _delete(world, job)
     wrong = lambda: bool(world.violations)  # noqa: E731
-    if world.run_until(plan.fault_time + 45.0, wrong):
+    world.run_until(plan.fault_time + 20.0, wrong)  # by then the last of a series has struck
+    world.run_until(plan.fault_time + 45.0, lambda: wrong() or faults.over())
+    if wrong():
         return
     faults.calm()
     world.after(30.0, world.clients.resume_all)

@@ -50,7 +50,13 @@ def test_default_seeds() -> None:
 
 def test_a_seed_is_one_world_in_every_process() -> None:
     """The order of sets of strings differs between these two; what is decided must not."""
-    code = "from tests.sim.__main__ import run_seed\nfor n in range(6): print(n, run_seed(n).trace)"
+    code = """if True:
+        from tests.sim.run import build, play
+        for seed in range(6):
+            world = build(seed)
+            world.traced = True
+            print(seed, play(world).trace)
+    """
     one, other = (python("-c", code, hash_seed=seed) for seed in (1, 2))
     assert one.returncode == 0, one.stderr
     assert len(set(one.stdout.split()[1::2])) == 6, "worlds of different seeds have one trace"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import json
 import random
+import struct
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import Any
@@ -34,7 +35,7 @@ TICK = 1e-5  # a timer that is due at once fires this much later: no step takes 
 FROZEN = 1.5  # the driver takes its own lateness for a suspend from here on (mesh.node.driver)
 ASK_AGAIN = 15.0  # seconds between questions of who leads or has no leader (mesh.lan.discovery)
 UNIT = 1e6
-BATCH = 256  # steps hashed at a time
+TIME = struct.Struct("d")
 
 
 class Livelock(AssertionError):
@@ -101,11 +102,10 @@ class World:
         self._disturbed: dict[Host | None, float] = {}  # when something last began or ceased to be wrong
         self.violations: list[str] = []
         self.log: list[str] = []
-        self.verbose = False
+        self.verbose = self.traced = False
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._pushed = 0
         self._hash = blake2b(digest_size=16)
-        self._untraced: list[Any] = []
         self.net = Network(self)
         self.runners = Runners(self)
         self.clients = Clients(self)
@@ -301,9 +301,10 @@ class World:
         for check in self.before_step:
             check(host, event)
         effects = machine.step(event, host.local(self.now))
-        self._untraced.append((host.index, type(event).__name__, [type(e).__name__ for e in effects], effects))
-        if len(self._untraced) >= BATCH:
-            self._hash_up()
+        self._hash.update(TIME.pack(self.now))
+        if self.traced:
+            said = host.index, type(event).__name__, [type(e).__name__ for e in effects], effects
+            self._hash.update(json.dumps(said, default=_plain).encode())
         for effect in effects:
             if self.verbose:
                 self.note(f"{host.name} -> {effect!r:.400}")
@@ -333,14 +334,8 @@ class World:
 
     # -- what is left of it -----------------------------------------------------------------------------------------
 
-    def _hash_up(self) -> None:
-        # One call for many steps: hashing each effect's repr cost as much as the steps themselves.
-        self._hash.update(json.dumps(self._untraced, default=_plain).encode())
-        self._untraced.clear()
-
     def trace(self) -> str:
-        """A digest of every event's kind and every effect, in order."""
-        self._hash_up()
+        """A digest of the times of all steps; with ``traced``, of every event's kind and every effect too."""
         return self._hash.hexdigest()
 
     def violate(self, text: str) -> None:
