@@ -9,6 +9,7 @@ it was spawned one more thread waits for the end of meshd, for the main thread m
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -37,6 +38,7 @@ from mesh.task.processes import (
     send_signal,
 )
 
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 PARAMS_LIMIT = 100_000  # Linux takes 128 KiB in one environment string
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -318,10 +320,16 @@ def _ours(name: str) -> bool:
 
 
 def run(control: socket.socket) -> None:
-    """Be a runner in this process until its end."""
+    """Be a runner in this process until its end. Where the disk takes nothing, that is at once: meshd starts another."""
     become_subreaper()
     sys.stdout, sys.stderr = _stream(1), _stream(2)
-    Runner(control).serve()
+    try:
+        Runner(control).serve()
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        end_children()
+        sys.exit(f"meshd: a runner ends, for the state directory takes nothing: {error}")
     end_children()
 
 
