@@ -320,7 +320,7 @@ def _ours(name: str) -> bool:
 
 
 def run(control: socket.socket) -> None:
-    """Be a runner in this process until its end. Where the disk takes nothing, that is at once: meshd starts another."""
+    """Be a runner in this process until its end: at once where the disk takes nothing, and meshd starts another."""
     become_subreaper()
     sys.stdout, sys.stderr = _stream(1), _stream(2)
     try:
