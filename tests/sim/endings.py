@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mesh.core.ids import TaskId
 from mesh.core.ledger import BROKEN, CANCELLED, DONE, FINAL, Ledger, TaskState
 from mesh.core.reasons import OWNED
+from tests.sim.faults import CLONE
 from tests.sim.leaders import disunity
 from tests.sim.plans import fits
 
@@ -120,7 +121,8 @@ def _judge_task(world: World, task: TaskId, state: TaskState) -> None:
         if task not in world.clients.cancelled:
             world.violate(f"{task} is cancelled and nobody asked for it")
     elif state.state == BROKEN:
-        disks = [host.disk for host in world.hosts if host.machine is not None]
+        # Of another node's attempt nobody is believed, not even who had its identity.
+        disks = [host.disk for host in world.hosts if host.machine is not None and host.plan.ulid < CLONE]
         # Who held a success forgets it once a leader has it; where that was on the one disk that was lost, it is gone.
         if not world.ruined and any(("success", task) in disk.known for disk in disks):
             world.violate(f"{task} is failed, and a success of it is on a disk")
