@@ -415,6 +415,7 @@ class Machine:
             while self.out.local:
                 self._deliver(self.me.node, self.out.local.popleft(), now)
             self._tell_parts(now)
+        self.leader.tasks.show()
         if self._drain_until is not None:
             self._drain(now)
         self._wanted = self._whom_to_dial(now)

@@ -56,6 +56,7 @@ class Tasks:
         self.dirty = False  # something became ready: a matching may find a place for it
         self._changed: dict[TaskId, None] = {}
         self._shown_at: dict[TaskId, int] = {}  # the position that has to be safe before a change is shown
+        self._due: dict[TaskId, None] = {}  # safe, to be shown at the end of this step
         self._unshown: dict[TaskId, None] = {}  # that ended by other journals, while not everything was known
         self._jobs_changed: dict[JobId, None] = {}
         self._came: deque[Iterator[TaskId]] = deque()  # of jobs that were handed over to us: to be considered
@@ -341,7 +342,7 @@ class Tasks:
             self.ready.reprioritise(job, int(register.value))
 
     def tell(self) -> None:
-        """End of a step: who watches is told what ended or changed, once that is safe."""
+        """Who watches is told what ended or changed, once that is safe."""
         if self._changed:
             tasks, self._changed = tuple(self._changed), {}
             position = self.out.recorded
@@ -352,14 +353,19 @@ class Tasks:
             self.out.when_safe(JobsChanged(jobs))
 
     def _show(self, tasks: tuple[TaskId, ...], position: int) -> None:
-        """What changed again since, and is not safe yet in its last state, is shown then."""
-        still = tuple(task for task in tasks if self._shown_at.get(task) == position)
-        for task in still:
-            del self._shown_at[task]
-        if self.ledger.deleted:
-            still = tuple(task for task in still if not self.ledger.is_deleted(task))
-        if still:
-            self.out.do(TasksChanged(still))
+        for task in tasks:
+            if self._shown_at.get(task) == position:
+                del self._shown_at[task]
+                self._due[task] = None
+
+    def show(self) -> None:
+        """End of a step: of what is safe, what did not change again in it. That is not safe yet, and is shown then."""
+        if not self._due:
+            return
+        due, self._due = self._due, {}
+        tasks = tuple(task for task in due if task not in self._shown_at and not self.ledger.is_deleted(task))
+        if tasks:
+            self.out.do(TasksChanged(tasks))
 
     def check(self) -> None:
         for name, state in self.ledger.tasks.items():

@@ -168,6 +168,7 @@ class Rig:
 
     def _release(self) -> None:
         self.out.release(self.out.synced if self.copies is None else max(self.copies.values(), default=0))
+        self.leader.tasks.show()
 
     def sync(self) -> list[Effect]:
         self.on_disk = True

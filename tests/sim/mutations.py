@@ -110,8 +110,8 @@ MUTATIONS = (
     Mutation(
         "a pull tells what is not on disk yet",
         "mesh.core.puller",
-        "self.out.when_durable(lambda: self._ask(sender, session, now))",
-        "self._ask(sender, session, now)",
+        "self.out.when_durable(lambda: self._on_durable(sender, session, cursor, now))",
+        "self._on_durable(sender, session, cursor, now)",
     ),
     Mutation(
         "answers do not wait for a copy",
@@ -119,7 +119,12 @@ MUTATIONS = (
         "self.out.when_safe(Answer(event.call, count=len(event.tasks)))",
         "self.out.when_durable(Answer(event.call, count=len(event.tasks)))",
     ),
-    Mutation("changes are shown as they stand", "mesh.core.tasks", "if self._shown_at.get(task) == position)", ")"),
+    Mutation(
+        "changes are shown as they stand",
+        "mesh.core.tasks",
+        "if self._shown_at.get(task) == position:\n                del self._shown_at[task]",
+        "if self._shown_at.pop(task, None) is not None:\n                pass",
+    ),
     # Orders: fence, numbering, repetition.
     Mutation(
         "orders of another session are obeyed",
