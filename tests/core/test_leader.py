@@ -347,6 +347,23 @@ def test_an_acceptance_is_shown_only_when_it_is_on_disk() -> None:
     assert rig.state("t") == DONE
 
 
+def test_what_is_safe_is_not_shown_where_it_changes_again_in_that_step() -> None:
+    """Whoever is told looks at it after the step, when it is something else that no copy has yet."""
+    rig = Rig()
+    hand = rig.hand()
+    rig.submit(task())
+    hand.end(hand.attempt_at("t"), FAILED)
+    rig.copies = {"s": rig.out.position}
+    assert rig.leader.tasks.retry("t", rig.now)
+    assert only(TasksChanged, rig.step()) == []
+    rig.copies = {"s": rig.out.position}
+    rig.out.release(rig.out.position)
+    assert only(TasksChanged, hand.end(hand.attempt_at("t"))) == []
+    rig.copies = {"s": rig.out.position}
+    assert one(TasksChanged, rig.step()).tasks == ("t",)
+    assert rig.state("t") == DONE
+
+
 def test_a_result_that_comes_again_is_acknowledged_again_and_counted_once() -> None:
     rig = Rig()
     hand = rig.hand()
