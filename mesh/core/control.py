@@ -1,4 +1,4 @@
-"""What users ask of jobs and tasks: cancel, pause, retry, priority, delete. Large jobs are changed in slices."""
+"""What users ask of jobs, tasks and members: cancel, pause, retry, priority, delete, forget. Large jobs in slices."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from mesh.core.effects import Answer
-from mesh.core.events import Asked, CancelAsked, DeleteAsked, PauseAsked, PriorityAsked, RetryAsked
+from mesh.core.events import Asked, CancelAsked, DeleteAsked, ForgetAsked, PauseAsked, PriorityAsked, RetryAsked
 from mesh.core.ids import JobId, NodeId, TaskId, job_of
 from mesh.core.ledger import ACTIVE, PENDING
+from mesh.core.members import Members
 from mesh.core.outbox import Outbox
 from mesh.core.params import Params
 from mesh.core.tasks import Tasks
@@ -47,6 +48,21 @@ class Control:
             self.out.do(Answer(event.call, "NoLeader", text))
         else:
             self.out.do(Answer(event.call, "NotFound", f"there is no job or task {target}; see `meshctl jobs`"))
+
+    def whom_to_forget(self, event: ForgetAsked, members: Members, now: float) -> NodeId | None:
+        """The member that is away and meant; None: there is not one such, and that was answered."""
+        found = [peer for peer in members.known() if event.node in (peer.node, peer.name)]
+        away = [peer.node for peer in found if not members.alive(peer, now)]
+        if not found:
+            text = f"there is no member {event.node}; see `meshctl peers`"
+            self.out.do(Answer(event.call, "NotFound", text))
+        elif not away:
+            text = f"{event.node} is not forgotten; it is alive; stop meshd there first"
+            self.out.do(Answer(event.call, "Conflict", text))
+        elif len(away) > 1:
+            text = f"several members are named {event.node}; {', '.join(away)}; give an id"
+            self.out.do(Answer(event.call, "Conflict", text))
+        return away[0] if len(away) == 1 else None
 
     def advance(self) -> None:
         """One slice of what is under way."""

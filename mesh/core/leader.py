@@ -11,19 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mesh.core import owners
 from mesh.core.account import Account
 from mesh.core.control import Control
 from mesh.core.effects import Answer
 from mesh.core.events import Asked, DeleteAsked, ForgetAsked, Submitted
+from mesh.core.gathering import Gathering
 from mesh.core.held import NOTHING
 from mesh.core.identity import Me
 from mesh.core.ids import NO_CLAIM, AttemptId, Claim, JobId, Life, NodeId, TaskId, attempt_id, job_of
 from mesh.core.lattice import LOST, OFFERED, RELEASED, RUNNING, Attempt, Deleted, Outcome, Record, Resources, Task
 from mesh.core.ledger import TaskState
+from mesh.core.losses import Losses
 from mesh.core.matching import Decision, Matching
-from mesh.core.members import NEVER, Members, Peer
-from mesh.core.messages import NO_CURSOR, Grant, Pulled, Refused, Report
+from mesh.core.members import Members, Peer
+from mesh.core.messages import Grant, Refused, Report
 from mesh.core.outbox import Outbox
 from mesh.core.owners import NOT_COUNTED
 from mesh.core.params import Params
@@ -49,6 +50,8 @@ class Leader:
         self.claim: Claim = NO_CLAIM
         self.trouble = ""  # why nothing can be accepted: the journal
         self.tasks = Tasks(params, out, self._recall, self._confirmed)
+        self.gathering = Gathering(params, members, puller, out)
+        self.losses = Losses(params, members, out.ledger)
         self.control = Control(params, out, self.tasks, self._on_deleted, self._name)
         self.loads = Loads()
         self.sessions: dict[NodeId, Session] = {}
@@ -57,17 +60,12 @@ class Leader:
         self.decisions: dict[AttemptId, Decision] = {}  # of open attempts: why they are where they are
         self.past: dict[TaskId, Decision] = {}  # of the last tasks that ended, for those who ask why afterwards
         self.progress: dict[AttemptId, bytes] = {}
-        self._followers: set[NodeId] = set()  # those whose journals were asked for since they follow this claim
-        self._troubled: set[NodeId] = set()  # those that were not eligible when last heard
         self._given: dict[
             AttemptId, tuple[Life, int]
         ] = {}  # open attempts that we granted -> life, and session with it
-        self._handed: NodeId = ""
-        self._opened = 0.0  # when the present claim was made
         self._minted = 0
         self._hold_until = 0.0  # grants nothing before: after a takeover, after a suspend
         self._until_declared = False  # or as soon as everybody who may run something has said what it runs
-        self._lost_at: dict[NodeId, float] = {}  # when open attempts on a node without a session become LOST
         self._talk = Talk()
         self._barred: set[NodeId] = set()  # whose accounts hold a bar, which is lifted after a while
         self._look_at = 0.0  # when it is next seen who is silent: once in a while, for that looks at every node
@@ -81,26 +79,24 @@ class Leader:
         ``handed``: the predecessor that flushed and yielded, so that its journal is enough. Else somebody may have
         granted what no journal knows, and what seems free is granted only after a moment in which workers declare.
         """
-        self._handed = handed
-        first, self._opened = self.phase == CLOSED, now
+        self.gathering.open(claim, now, handed)
+        first = self.phase == CLOSED
         was_provisional = not self.claim.established
         self.claim = self.tasks.claim = claim
         for node in self.sessions:
-            self._lost_at.setdefault(node, now + self.lost_after)
+            self.losses.expect(node, now)
         self._clear_sessions()  # workers declare again to every claim
         self.loads = Loads()
-        self._followers.clear()
         if first:
             self.tasks.open(claim)
             self.decisions.clear()
             self._given.clear()
             self.progress.clear()
-            self._lost_at.clear()
+            self.losses.clear()
         if first or (was_provisional and claim.established):
             self.phase, self._rebuild, self.tasks.everything = PULLING, None, False
             if claim.established:
-                for peer in self.members.living(now):
-                    self.on_member(peer, now)
+                self.gathering.read_all(now)
                 self._hold_until = now + (self.params.takeover_grace if self._known_others() and not handed else 0.0)
                 self._until_declared = True
         self.tasks.dirty = True
@@ -118,46 +114,15 @@ class Leader:
         self._matching = Matching(self.params)
         self._talk.clear()
 
-    def on_member(self, peer: Peer, now: float) -> None:
-        """A member came in reach, or follows us now: what its journal knows, we should know."""
-        if self.claim.established and peer.role in ("auto", "leader"):
-            self.puller.pull(peer.node, now)
-
     def on_heartbeat(self, peer: Peer, follows: Claim, why_not: str, now: float) -> None:
-        """``why_not``: why it is not eligible. Its journal may hold more once it can be written again."""
-        if follows != self.claim:
-            self._followers.discard(peer.node)
-        elif peer.node not in self._followers or (peer.node in self._troubled and not why_not) or not self._read(peer):
-            self._followers.add(peer.node)
-            self.on_member(peer, now)
+        """``why_not``: why it is not eligible."""
         if follows == self.claim and peer.role in ("auto", "worker") and peer.node not in self.sessions:
             self.out.send(peer.node, Refused(self.claim, alive=True))  # given up while it was out of sight: declare
-        if follows == self.claim:
-            self._claim_from(peer, now)
-            if peer.heartbeat is not None and peer.heartbeat.carried > self.puller.cursor(peer.node).position:
-                self.on_member(peer, now)
-        if why_not:
-            self._troubled.add(peer.node)
-        else:
-            self._troubled.discard(peer.node)
-
-    def _claim_from(self, peer: Peer, now: float) -> None:
-        """A follower hands over what it owns of hold tasks; it may not know that it does, and we not that it did."""
-        owed = owners.owed(self.ledger, peer.node, self.params.slice_records)
-        if owed and self.claim.established:
-            self.out.send(peer.node, Pulled(0, NO_CURSOR, True, owed))
-            self.puller.pull(peer.node, now)
+        self.gathering.on_heartbeat(peer, follows == self.claim, why_not, now)
 
     def on_resumed(self, now: float) -> None:
         self._hold_until, self._until_declared = max(self._hold_until, now + self.params.resume_wait), False
-        for node, at in self._lost_at.items():
-            self._lost_at[node] = max(at, now + self.lost_after)  # it was we who heard nothing
-
-    @property
-    def lost_after(self) -> float:
-        """Seconds of silence after which what runs on a node is lost: the mesh's own setting, or the preset."""
-        chosen = self.ledger.value("mesh", "lost_after")
-        return self.params.lost_after if chosen is None else float(chosen)
+        self.losses.on_resumed(now)
 
     def _known_others(self) -> bool:
         return bool(self.members.peers)
@@ -188,22 +153,11 @@ class Leader:
     def on_forget(self, event: ForgetAsked, now: float) -> None:
         if self._refuses(event.call):
             return
-        found = [peer for peer in self.members.known() if event.node in (peer.node, peer.name)]
-        away = [peer for peer in found if not self.members.alive(peer, now)]
-        if not found:
-            text = f"there is no member {event.node}; see `meshctl peers`"
-            self.out.do(Answer(event.call, "NotFound", text))
-        elif not away:
-            text = f"{event.node} is not forgotten; it is alive; stop meshd there first"
-            self.out.do(Answer(event.call, "Conflict", text))
-        elif len(away) > 1:
-            ids = ", ".join(peer.node for peer in away)
-            self.out.do(Answer(event.call, "Conflict", f"several members are named {event.node}; {ids}; give an id"))
-        else:
-            (peer,) = away
-            self.out.record(self.ledger.next_register(f"node/{peer.node}", "forgotten", self.me.node, "1"))
-            self._drop(peer.node)
-            self._lose_all(peer.node, "its node was forgotten", now)
+        node = self.control.whom_to_forget(event, self.members, now)
+        if node is not None:
+            self.out.record(self.ledger.next_register(f"node/{node}", "forgotten", self.me.node, "1"))
+            self._drop(node)
+            self._lose_all(node, "its node was forgotten", now)
             self.out.when_safe(Answer(event.call, count=1))
 
     def _refuses(self, call: int) -> bool:
@@ -221,16 +175,8 @@ class Leader:
         """Why an id that is not known here may exist all the same; empty: it does not."""
         if self.phase != OPEN:
             return "the leader is still gathering journals"
-        away = [
-            peer.name or peer.node for peer in self.members.known()
-            if peer.role not in ("worker", "observer") and not self.ledger.forgotten(peer.node)
-            and not (self.members.alive(peer, now) and self._read(peer))
-        ]  # fmt: skip
+        away = self.gathering.unread(now)
         return f"members that might know it are away, or were not asked yet: {', '.join(away)}" if away else ""
-
-    def _read(self, peer: Peer) -> bool:
-        """Whether its journal was read since we lead, and since it is alive: it may have led while it was away."""
-        return self.puller.complete.get(peer.node, NEVER) >= max(self._opened, peer.since)
 
     # -- reports ----------------------------------------------------------------------------------------------------
 
@@ -301,7 +247,7 @@ class Leader:
         self._drop(sender)
         session = self.sessions[sender] = Session(sender, report.life, report.session, self._talk)
         self.accounts[sender] = Account(sender)
-        self._lost_at.pop(sender, None)
+        self.losses.declared(sender)
         return session
 
     def _bid(self, session: Session, report: Report, now: float) -> None:
@@ -480,8 +426,7 @@ class Leader:
         self.control.advance()
         self.tasks.advance(now)
         if self.phase == PULLING and (self.claim.established or not self._known_others()):
-            busy = (node for node in self.puller.busy() if node == (self._handed or node))
-            if any(self.members.is_alive(node, now) for node in busy):
+            if self.gathering.under_way(now):
                 return
             self.phase, self._rebuild, self.tasks.everything = (
                 REBUILDING,
@@ -513,11 +458,11 @@ class Leader:
             session = self.sessions.get(attempt.node)
             if session is None:
                 self.members.doubt_gone(attempt.node)
-                self._lost_at.setdefault(attempt.node, now + self.lost_after)
+                self.losses.expect(attempt.node, now)
             elif session.complete and attempt.id not in session.open and attempt.id not in session.strangers:
                 # It said what it holds, but this may have been granted since, by a leader beside us: it says so again.
                 self._drop(attempt.node)
-                self._lost_at.setdefault(attempt.node, now + self.lost_after)
+                self.losses.expect(attempt.node, now)
                 self.out.send(attempt.node, Refused(self.claim, alive=True))
 
     def _watch(self, now: float) -> None:
@@ -526,12 +471,8 @@ class Leader:
             self._look_at = now + self.params.heartbeat / 2
             if node == self.me.node or self.members.is_alive(node, now):
                 continue
-            peer = self.members.peers.get(node)
-            heard = peer.heard if peer is not None and peer.heard > NEVER else now
             self._drop(node)
-            self._lost_at[node] = max(heard + self.lost_after, now)
-            if peer is not None and peer.gone:
-                self._lost_at[node] = now
+            self.losses.fell_silent(node, now)
         for node in sorted(self._barred):
             account = self.accounts.get(node)
             pardon = None if account is None else account.next_pardon()
@@ -540,25 +481,14 @@ class Leader:
             elif now >= pardon:
                 account.pardon(now)
                 self.tasks.dirty = True
-        for node, at in sorted(self._lost_at.items()):
-            if now >= at:
-                del self._lost_at[node]
-                peer = self.members.peers.get(node)
-                gone = peer is not None and peer.gone
-                if peer is not None and not gone:
-                    # It may have been in reach meanwhile, for too short a time to say what it holds.
-                    reached = peer.since if self.members.alive(peer, now) else min(peer.heard, peer.acked)
-                    if reached + self.lost_after > now:
-                        self._lost_at[node] = reached + self.lost_after
-                        continue
-                why = "its process ended" if gone else f"its node was silent for {self.lost_after:.0f} s"
-                self._lose_all(node, why, now)
+        for node, why in self.losses.due(now):
+            self._lose_all(node, why, now)
 
     def deadline(self) -> float | None:
         if self.phase == CLOSED:
             return None
         wake = None if self.trouble else self.tasks.ready.next_wake()
-        times = [None if wake is None else max(wake, self._hold_until), *self._lost_at.values()]
+        times = [None if wake is None else max(wake, self._hold_until), self.losses.deadline()]
         times.extend(self.accounts[node].next_pardon() for node in self._barred if node in self.accounts)
         times.append(self._talk.deadline(self.params))
         if self.tasks.dirty and not self.trouble:
