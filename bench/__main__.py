@@ -16,6 +16,7 @@ BENCHES = (
     "failover",
     "replication",
     "catchup",
+    "nodes",
 )
 WITHIN = 600.0
 

@@ -26,7 +26,7 @@ from tests.sim.world import Host, World
 SIZES = (10, 100, 1000)
 TASKS = 20_000
 FIRST, APART = 3, 0.01  # how many start at once, and how far apart the others join, in virtual seconds
-SETTLED, MEET, REST = 10.0, 30.0, 10.0  # virtual seconds: of the first, of the others, of all
+SETTLED, MEET, REST = 10.0, 30.0, 5.0  # virtual seconds: of the first, of the others, of all
 GOAL = 1.2
 
 

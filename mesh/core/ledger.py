@@ -31,6 +31,7 @@ from mesh.core.lattice import (
     Run,
     Task,
 )
+from mesh.core.shards import Shards
 
 # Derived state of a task, in the words people see.
 PENDING, ACTIVE, DONE, BROKEN, CANCELLED = "pending", "running", "succeeded", "failed", "cancelled"
@@ -134,7 +135,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.jobs: dict[JobId, JobState] = {}
-        self.tasks: dict[TaskId, TaskState] = {}
+        self.tasks: Shards[TaskId, TaskState] = Shards()
         self.open: dict[NodeId, dict[AttemptId, TaskId]] = {}  # derived: open attempts, LOST ones not, by holder
         self.unsettled: dict[TaskId, None] = {}  # derived: what a leader that opens has to look at
         self.registers: dict[tuple[str, str], Register] = {}
@@ -148,7 +149,7 @@ class Ledger:
         self._loose: dict[JobId, dict[TaskId, None]] = {}  # tasks that are known through other records alone
         self._registers_of: dict[JobId, list[tuple[str, str]]] = {}  # keys of a job's and its tasks' registers
         self._dying: list[list[TaskId]] = []  # of deleted jobs, still in `tasks`
-        self._touched: set[TaskId] = set()
+        self._touched: set[TaskId] | None = None  # what changed since the last check; None: nobody checks
 
     def join(self, record: Record) -> bool:
         """Merge one record. True if it changed anything: only then is it worth journaling."""
@@ -324,7 +325,6 @@ class Ledger:
             if not self._dying[-1]:
                 self._dying.pop()
             state = self.tasks.pop(name)
-            self._touched.discard(name)
             self.unsettled.pop(name, None)
             for attempt in state.tries:
                 self.open[attempt.node].pop(attempt.id, None)
@@ -363,7 +363,8 @@ class Ledger:
             del self._loose[job]
 
     def _derive(self, task: TaskId, state: TaskState) -> None:
-        self._touched.add(task)
+        if self._touched is not None:
+            self._touched.add(task)
         derived = state.derive()
         if derived is not state.state:
             self._count(state, derived)
@@ -428,9 +429,11 @@ class Ledger:
 
     def check(self, *, whole: bool = False) -> None:
         """Assert that derived values are what the records say: of what changed since last time, or of everything."""
-        touched = self.tasks.keys() if whole else self._touched & self.tasks.keys()
-        for name in touched:
-            state = self.tasks[name]
+        whole = whole or self._touched is None
+        for name in self.tasks if whole else self._touched or ():
+            state = self.tasks.get(name)
+            if state is None:
+                continue  # of a deleted job
             assert state.state == state.derive(), f"{name} is kept as {state.state}, its records say {state.derive()}"
             kept = name in self.unsettled
             assert kept != state.settled(), f"{name} is {'' if kept else 'not '}kept as unsettled, its records differ"

@@ -15,7 +15,7 @@ import pytest
 from tests.sim.__main__ import run_seed
 
 ROOT = Path(__file__).parents[2]
-SEEDS = 300
+SEEDS = 500
 
 BROKEN = """
 import sys
@@ -35,7 +35,7 @@ def python(*arguments: str, hash_seed: int = 0) -> subprocess.CompletedProcess[s
     )  # fmt: skip
 
 
-@pytest.mark.timeout(300)  # 45 s where nobody else uses the two cores
+@pytest.mark.timeout(300)  # 50 s where nobody else uses the two cores
 def test_default_seeds() -> None:
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         results = list(pool.map(run_seed, range(SEEDS), chunksize=5))
