@@ -5,9 +5,10 @@ It must not decide anything, nor know of gRPC.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mesh.core.effects import Answer
 from mesh.core.errors import NotFound
@@ -23,6 +24,8 @@ from mesh.shell.links import Links
 from mesh.shell.runners import Runners
 from mesh.shell.server_watch import Standing
 from mesh.wire.client import JobCounts, TaskResult
+
+T = TypeVar("T")
 
 
 class Answers:
@@ -57,17 +60,17 @@ class Answers:
     async def safe(self) -> None:
         await self._driver.safe()
 
-    def document(self, name: str, *arguments: str) -> Any:
+    async def document(self, name: str, *arguments: str) -> Any:
         machine, now = self.machine, self._clock.now()
         match name, arguments:
             case "Peers", ():
                 return views.peers(machine, now)
             case "Jobs", ():
-                return views.jobs(machine)
+                return await _in_turns(views.jobs(machine))
             case "Job", (job,):
-                return views.job(machine, job)
+                return await _in_turns(views.job(machine, job))
             case "Tasks", (job, state):
-                return views.tasks(machine, job, state)
+                return await _in_turns(views.tasks(machine, job, state))
             case "Task", (task,):
                 return views.task(machine, task)
             case "Explain", (task,):
@@ -87,8 +90,8 @@ class Answers:
         counts, state, open_ended = views.standing(self.machine, job)
         return Standing(JobCounts(**counts), state, state in FINAL, open_ended)
 
-    def ended(self, job: JobId) -> list[TaskId]:
-        return views.ended(self.machine, job)
+    async def ended(self, job: JobId) -> list[TaskId]:
+        return await _in_turns(views.ended(self.machine, job))
 
     def result(self, job: JobId, task: TaskId) -> TaskResult | None:
         found = views.result(self.machine, job, task)
@@ -125,6 +128,16 @@ class Answers:
         if not attempt:
             return self._book.read(follow)
         return self._runners.tail(attempt, follow)
+
+
+async def _in_turns(work: views.Sliced[T]) -> T:
+    """Slice by slice, and whatever else waits in the loop in between."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        await asyncio.sleep(0)
 
 
 def _newness(attempt: Attempt) -> tuple[int, bool, int, AttemptId]:

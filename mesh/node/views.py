@@ -1,14 +1,18 @@
 """What a node shows, as JSON documents with the field names of the interface. Reads the machine, decides nothing.
 
-Times are RFC 3339 UTC, sizes bytes, durations seconds.
+Times are RFC 3339 UTC, sizes bytes, durations seconds. What has to look at every task of a job is a generator: it
+yields after each slice, so that heartbeats and grants get their turn, and returns what it found. Tasks may change, or
+be deleted, in between.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Generator, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from mesh.core.copies import ONE
 from mesh.core.errors import NoLeader, NotFound
@@ -22,7 +26,11 @@ from mesh.core.members import Peer
 from mesh.core.messages import Bid
 from mesh.wire.work import decode_work
 
+T = TypeVar("T")
 Document = dict[str, Any]
+Sliced: TypeAlias = Generator[None, None, T]
+
+SLICE = 200  # tasks that are looked at in one go: about 5 ms where each becomes a document
 
 _OPEN_PHASES = {OFFERED: "offered", RUNNING: "running", LOST: "lost"}
 _ENDED_PHASES = {RELEASED: "released", FAILED: "failed", SUCCEEDED: "succeeded"}
@@ -166,12 +174,17 @@ def status(machine: Machine, now: float) -> Document:
     }
 
 
-def jobs(machine: Machine) -> list[Document]:
+def jobs(machine: Machine) -> Sliced[list[Document]]:
     found = [(state.order, name) for name, state in machine.ledger.jobs.items() if state.spec is not None]
-    return [job(machine, name) for _, name in sorted(found)]
+    told = []
+    for _, name in sorted(found):
+        with suppress(NotFound):  # deleted meanwhile
+            told.append((yield from job(machine, name)))
+    return told
 
 
-def job(machine: Machine, name: JobId) -> Document:
+def job(machine: Machine, name: JobId) -> Sliced[Document]:
+    best = yield from _best(machine, _job(machine, name))
     state = _job(machine, name)
     assert state.spec is not None
     return {
@@ -180,7 +193,7 @@ def job(machine: Machine, name: JobId) -> Document:
         "kind": state.spec.kind,
         "state": _job_state(machine, name, state),
         "tasks": dict(state.counts),
-        "best": _best(machine, state),
+        "best": best,
         "priority": int(machine.ledger.value(f"job/{name}", "priority") or state.spec.priority),
         "submitted_at": _time(state.spec.submitted_ms),
         "durable_on": [machine.me.node, *machine.copies.standing()],
@@ -221,30 +234,37 @@ def _job_state(machine: Machine, name: JobId, state: JobState) -> str:
     return "cancelled" if counts["cancelled"] else "succeeded"
 
 
-def _best(machine: Machine, state: JobState) -> Document | None:
+def _best(machine: Machine, state: JobState) -> Sliced[Document | None]:
     spec = state.spec
     if spec is None or not spec.metric:
         return None
-    best: tuple[float, TaskId] | None = None
-    for name in state.tasks:
-        task = machine.ledger.tasks[name]
-        if task.state != DONE:
-            continue
-        attempt = _accepted(task)
-        value = _metrics(attempt.outcome.metrics).get(spec.metric) if attempt is not None else None
-        if not isinstance(value, int | float) or math.isnan(value):
-            continue
-        if best is None or (value > best[0] if spec.maximize else value < best[0]):
-            best = (value, name)
+    best: tuple[float, TaskId, TaskState] | None = None
+    for slice_ in _slices(machine, state.tasks):
+        for name, task in slice_:
+            attempt = _accepted(task) if task.state == DONE else None
+            value = _metrics(attempt.outcome.metrics).get(spec.metric) if attempt is not None else None
+            if not isinstance(value, int | float) or math.isnan(value):
+                continue
+            if best is None or (value > best[0] if spec.maximize else value < best[0]):
+                best = (value, name, task)
+        yield
     if best is None:
         return None
-    winner = _task(machine, best[1])
+    value, name, winner = best
     return {
-        "task": best[1],
+        "task": name,
         "params": _params(winner),
-        "metric": {"name": spec.metric, "value": best[0]},
+        "metric": {"name": spec.metric, "value": value},
         "checkpoint": None,
     }
+
+
+def _slices(machine: Machine, names: Iterable[TaskId]) -> Generator[list[tuple[TaskId, TaskState]]]:
+    """Of the tasks that are known with their contents when their turn comes."""
+    names = tuple(names)
+    for at in range(0, len(names), SLICE):
+        found = ((name, machine.ledger.known(name)) for name in names[at : at + SLICE])
+        yield [(name, state) for name, state in found if state is not None and state.spec is not None]
 
 
 def standing(machine: Machine, name: JobId) -> tuple[dict[str, int], str, bool]:
@@ -254,9 +274,12 @@ def standing(machine: Machine, name: JobId) -> tuple[dict[str, int], str, bool]:
     return dict(state.counts), _job_state(machine, name, state), state.spec.kind == "functions"
 
 
-def ended(machine: Machine, name: JobId) -> list[TaskId]:
-    tasks = machine.ledger.tasks
-    return [task for task in _job(machine, name).tasks if tasks[task].state in FINAL]
+def ended(machine: Machine, name: JobId) -> Sliced[list[TaskId]]:
+    found: list[TaskId] = []
+    for slice_ in _slices(machine, _job(machine, name).tasks):
+        found += [task for task, state in slice_ if state.state in FINAL]
+        yield
+    return found
 
 
 def result(machine: Machine, job_id: JobId, name: TaskId) -> tuple[Any, ...] | None:
@@ -276,12 +299,20 @@ def result(machine: Machine, job_id: JobId, name: TaskId) -> tuple[Any, ...] | N
     )  # fmt: skip
 
 
-def tasks(machine: Machine, job_id: str, wanted: str) -> list[Document]:
+def tasks(machine: Machine, job_id: str, wanted: str) -> Sliced[list[Document]]:
     """Of one job, or of all (``job_id`` empty); in one state, or in any."""
     ledger = machine.ledger
     names = _job(machine, job_id).tasks if job_id else [n for job in ledger.jobs.values() for n in job.tasks]
-    ordered = sorted(names, key=lambda name: (_spec(ledger.tasks[name]).job, _spec(ledger.tasks[name]).index, name))
-    return [task(machine, name) for name in ordered if not wanted or ledger.tasks[name].state == wanted]
+    ordered: list[tuple[JobId, int, TaskId]] = []
+    for slice_ in _slices(machine, names):
+        ordered += [(_spec(state).job, _spec(state).index, name) for name, state in slice_]
+        yield
+    ordered.sort()
+    told: list[Document] = []
+    for slice_ in _slices(machine, (name for _, _, name in ordered)):
+        told += [task(machine, name) for name, state in slice_ if not wanted or state.state == wanted]
+        yield
+    return told
 
 
 def task(machine: Machine, name: TaskId) -> Document:

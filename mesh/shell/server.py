@@ -46,7 +46,7 @@ ERROR, HOPS = "mesh-error", "mesh-hops"  # metadata: an error's class; how many 
 MAX_HOPS = 2
 DISK_PATIENCE = 5.0  # seconds that a question waits for the journal
 DETAILS_LIMIT = 4000  # characters: headers beyond 8 KiB are refused by the receiver
-LARGE = 1000  # items from which a document is written out beside the loop
+WRITTEN = 200  # items of a document that are written out in one go: the encoder keeps the interpreter to itself
 
 _STATUS = {
     "NoLeader": grpc.StatusCode.UNAVAILABLE,
@@ -84,7 +84,7 @@ class Mind(Protocol):
     async def safe(self) -> None:
         """Waits until all that is known now is on disk, here and on a successor's where one counts."""
 
-    def document(self, name: str, *arguments: str) -> Any:
+    async def document(self, name: str, *arguments: str) -> Any:
         """What the method of this name answers, fit for JSON. Raises MeshError."""
 
 
@@ -282,17 +282,13 @@ class Server:
         async def document(request: bytes) -> bytes:
             asked = message.FromString(request)
             try:
-                found = self._mind.document(name, *(getattr(asked, field) for field in fields))
+                found = await self._mind.document(name, *(getattr(asked, field) for field in fields))
             except NotFound:
                 await self._shown()  # that it was deleted, too
                 raise
             if name != "Status":  # a node whose disk hangs must still be able to say so
                 await self._shown()
-            if isinstance(found, list) and len(found) > LARGE:
-                text = await asyncio.to_thread(json.dumps, found)
-            else:
-                text = json.dumps(found)
-            return pb.Document(json=text.encode()).SerializeToString()
+            return pb.Document(json=(await _written(found)).encode()).SerializeToString()
 
         return document
 
@@ -346,6 +342,17 @@ class Server:
                 yield reply
         finally:
             await channel.close(None)
+
+
+async def _written(found: Any) -> str:
+    """As JSON. What else waits in the loop gets its turn in a long list."""
+    if not isinstance(found, list):
+        return json.dumps(found)
+    parts = []
+    for at in range(0, len(found), WRITTEN):
+        parts.append(json.dumps(found[at : at + WRITTEN])[1:-1])
+        await asyncio.sleep(0)
+    return f"[{', '.join(parts)}]"
 
 
 def as_is(data: bytes) -> bytes:

@@ -31,7 +31,7 @@ class Standing(NamedTuple):
 class Results(Protocol):
     """What the machine knows of a job."""
 
-    def ended(self, job: JobId) -> list[TaskId]:
+    async def ended(self, job: JobId) -> list[TaskId]:
         """Those that ended, durably or not. Raises NotFound."""
 
     def result(self, job: JobId, task: TaskId) -> TaskResult | None:
@@ -65,7 +65,8 @@ class Watcher:
 
     async def replies(self) -> AsyncIterator[Watched]:
         """Raises NotFound, and NoLeader where the job is led elsewhere from now on."""
-        self._changed = {**dict.fromkeys(self._results.ended(self.job)), **self._changed}
+        ended = await self._results.ended(self.job)
+        self._changed = {**dict.fromkeys(ended), **self._changed}
         standing = self._results.standing(self.job)
         await self._shown()
         told: Standing | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from itertools import count
+from typing import Any, TypeVar
 
 import pytest
 
@@ -20,6 +21,7 @@ from mesh.core.work import COMMAND, Work
 from mesh.node import views
 from mesh.wire.work import encode_work
 
+T = TypeVar("T")
 NODE = "50-" + "0" * 26
 OTHER = "50-" + "0" * 25 + "7"
 CARD = Device("cuda:0", "cuda", "Card", 24 << 30, 20 << 30)
@@ -31,6 +33,15 @@ PEER_FIELDS = {
 TASK_FIELDS = {
     "id", "job", "state", "reason", "priority", "params", "attempts", "result_digest", "metrics", "error",
 }  # fmt: skip
+
+
+def whole(work: views.Sliced[T]) -> T:
+    """All slices at once."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
 
 
 class Node:
@@ -163,7 +174,7 @@ def test_a_job_has_the_best_of_its_metric_and_takes_no_nan_for_it() -> None:
     node.submit(3, metric="loss")
     for metrics in (b'{"loss": 0.5}', b'{"loss": NaN}', b'{"loss": 0.25}'):
         node.end(metrics=metrics)
-    job = views.job(node.machine, "j")
+    job = whole(views.job(node.machine, "j"))
     assert job["state"] == "succeeded"
     assert job["best"] == {
         "task": "j.2", "params": {"lr": 2}, "metric": {"name": "loss", "value": 0.25}, "checkpoint": None,
@@ -174,10 +185,10 @@ def test_a_job_whose_slices_still_come_is_running_although_all_that_came_has_end
     node = Node()
     node.submit(1, size=2)
     node.end()
-    assert views.job(node.machine, "j")["state"] == "running"
+    assert whole(views.job(node.machine, "j"))["state"] == "running"
     node.submit(2, size=2)
     node.end()
-    assert views.job(node.machine, "j")["state"] == "succeeded"
+    assert whole(views.job(node.machine, "j"))["state"] == "succeeded"
 
 
 def test_a_failed_task_says_how_and_with_which_traceback() -> None:
@@ -187,7 +198,7 @@ def test_a_failed_task_says_how_and_with_which_traceback() -> None:
     document = views.task(node.machine, "j.0")
     assert (document["state"], document["reason"]) == ("failed", "no")
     assert document["error"] == "ValueError: no\nTraceback: here"
-    assert views.job(node.machine, "j")["state"] == "failed"
+    assert whole(views.job(node.machine, "j"))["state"] == "failed"
     assert views.result(node.machine, "j", "j.0")[1:7] == ("failed", b"", "", "ValueError", "no", "Traceback: here")  # type: ignore[index]
 
 
@@ -203,11 +214,11 @@ def test_paused_and_cancelled_jobs() -> None:
     node = Node()
     node.submit(3)  # one begins, one queues behind it
     node.step(ev.PauseAsked(2, "j", True))
-    assert views.job(node.machine, "j")["state"] == "paused"
+    assert whole(views.job(node.machine, "j"))["state"] == "paused"
     assert views.explain(node.machine, "j.2", node.now)["why"] == "its job is paused"
     node.step(ev.CancelAsked(3, "j"))
-    assert views.job(node.machine, "j")["state"] == "cancelled"
-    assert views.tasks(node.machine, "j", "cancelled")[1]["reason"] == "cancelled by its user"
+    assert whole(views.job(node.machine, "j"))["state"] == "cancelled"
+    assert whole(views.tasks(node.machine, "j", "cancelled"))[1]["reason"] == "cancelled by its user"
 
 
 def test_explain_gives_the_decision_that_was_made() -> None:
@@ -234,7 +245,7 @@ def test_an_unknown_id_is_denied_only_when_every_journal_was_read() -> None:
         views.task(node.machine, "nope")
     node.step(ev.AddressFound("127.0.0.1:7", OTHER))
     with pytest.raises(NoLeader, match=OTHER):
-        views.job(node.machine, "nope")
+        whole(views.job(node.machine, "nope"))
 
 
 def test_a_deleted_job_is_denied_and_in_no_list() -> None:
@@ -242,10 +253,10 @@ def test_a_deleted_job_is_denied_and_in_no_list() -> None:
     node.submit(1)
     node.end()
     node.step(ev.DeleteAsked(2, "j"))
-    for question in (lambda: views.job(node.machine, "j"), lambda: views.task(node.machine, "j.0")):
+    for question in (lambda: whole(views.job(node.machine, "j")), lambda: views.task(node.machine, "j.0")):
         with pytest.raises(NotFound, match="job j was deleted"):
             question()
-    assert views.jobs(node.machine) == views.tasks(node.machine, "", "") == []
+    assert whole(views.jobs(node.machine)) == whole(views.tasks(node.machine, "", "")) == []
     assert views.status(node.machine, node.now)["jobs"] == 0
     assert views.result(node.machine, "j", "j.0") is None
 
@@ -256,4 +267,20 @@ def test_results_of_another_job_and_of_open_tasks_are_not_given() -> None:
     node.end()
     assert views.result(node.machine, "other", "j.0") is None
     assert views.result(node.machine, "j", "j.1") is None
-    assert views.ended(node.machine, "j") == ["j.0"]
+    assert whole(views.ended(node.machine, "j")) == ["j.0"]
+
+
+def test_a_long_list_is_made_in_slices_and_what_is_deleted_meanwhile_is_left_out() -> None:
+    node = Node(slots=0)
+    node.submit(3 * views.SLICE, metric="loss")
+    for work in (views.tasks(node.machine, "j", ""), views.ended(node.machine, "j"), views.jobs(node.machine)):
+        assert sum(1 for _ in zip(count(), work, strict=False)) >= 3
+    assert [task["id"] for task in whole(views.tasks(node.machine, "j", ""))] == [
+        f"j.{n}" for n in range(3 * views.SLICE)
+    ]
+    under_way = [views.tasks(node.machine, "j", ""), views.jobs(node.machine)]
+    for work in under_way:
+        next(work)
+    node.step(ev.CancelAsked(2, "j"))
+    node.step(ev.DeleteAsked(3, "j"))
+    assert [whole(work) for work in under_way] == [[], []]

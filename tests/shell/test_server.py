@@ -56,7 +56,7 @@ class World:
     async def safe(self) -> None:
         await self.disk.wait()
 
-    def document(self, name: str, *arguments: str) -> Any:
+    async def document(self, name: str, *arguments: str) -> Any:
         self.documents += 1
         if name == "Job":
             raise NotFound(f"there is no job {arguments[0]}", "it was never submitted", "see meshctl jobs")
@@ -64,7 +64,7 @@ class World:
             raise ZeroDivisionError("oops")
         return {"by": self.name, "name": name, "arguments": arguments}
 
-    def ended(self, job: str) -> list[str]:
+    async def ended(self, job: str) -> list[str]:
         if job != "j1":
             raise NotFound(f"there is no job {job}")
         return list(self.states)
