@@ -301,17 +301,17 @@ def result(machine: Machine, job_id: JobId, name: TaskId) -> tuple[Any, ...] | N
 
 def tasks(machine: Machine, job_id: str, wanted: str) -> Sliced[list[Document]]:
     """Of one job, or of all (``job_id`` empty); in one state, or in any."""
-    ledger = machine.ledger
-    names = _job(machine, job_id).tasks if job_id else [n for job in ledger.jobs.values() for n in job.tasks]
-    ordered: list[tuple[JobId, int, TaskId]] = []
-    for slice_ in _slices(machine, names):
-        ordered += [(_spec(state).job, _spec(state).index, name) for name, state in slice_]
-        yield
-    ordered.sort()
+    states = [_job(machine, job_id)] if job_id else [state for _, state in sorted(machine.ledger.jobs.items())]
     told: list[Document] = []
-    for slice_ in _slices(machine, (name for _, _, name in ordered)):
-        told += [task(machine, name) for name, state in slice_ if not wanted or state.state == wanted]
-        yield
+    for of_job in states:
+        ordered: list[tuple[int, TaskId]] = []
+        for slice_ in _slices(machine, of_job.tasks):
+            ordered += [(_spec(state).index, name) for name, state in slice_]
+            yield
+        ordered.sort()
+        for slice_ in _slices(machine, (name for _, name in ordered)):
+            told += [task(machine, name) for name, state in slice_ if not wanted or state.state == wanted]
+            yield
     return told
 
 

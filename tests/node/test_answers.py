@@ -55,15 +55,15 @@ def rig() -> Rig:
     return Rig()
 
 
-def test_results_and_standing_follow_the_tasks(rig: Rig) -> None:
+async def test_results_and_standing_follow_the_tasks(rig: Rig) -> None:
     rig.submit(3)
     assert rig.answers.standing("j1").state == "running"
-    assert rig.answers.ended("j1") == []
+    assert await rig.answers.ended("j1") == []
     assert rig.answers.result("j1", "t0") is None
     rig.end(0, SUCCEEDED, Outcome(result=b"r", digest="d", metrics=b"{}"))
     rig.end(1, FAILED, Outcome("ValueError", "bad", "trace", b"pickled"))
     rig.step(ev.CancelAsked(2, "t2"))
-    assert rig.answers.ended("j1") == ["t0", "t1", "t2"]
+    assert await rig.answers.ended("j1") == ["t0", "t1", "t2"]
     first, second = rig.began[:2]
     assert rig.answers.result("j1", "t0") == TaskResult("t0", "succeeded", b"r", "d", "", "", "", "50-A", first, b"{}")
     assert rig.answers.result("j1", "t1") == TaskResult(
@@ -75,11 +75,11 @@ def test_results_and_standing_follow_the_tasks(rig: Rig) -> None:
     assert rig.answers.standing("j1") == Standing(JobCounts(succeeded=1, failed=1, cancelled=1), "failed", True, False)
 
 
-def test_result_that_is_not_here_yet_is_none(rig: Rig) -> None:
+async def test_result_that_is_not_here_yet_is_none(rig: Rig) -> None:
     rig.submit(1)
     claim = rig.machine.election.claim._replace(term=99)
     rig.machine.ledger.join(Acceptance("t0", "99.50-B.life.1", claim, "d"))
-    assert rig.answers.ended("j1") == ["t0"]
+    assert await rig.answers.ended("j1") == ["t0"]
     assert rig.answers.result("j1", "t0") is None
 
 
@@ -96,10 +96,11 @@ def test_functions_are_open_ended_and_a_job_can_be_paused(rig: Rig) -> None:
     assert rig.answers.standing("j1").state == "paused"
 
 
-def test_unknown_job_is_not_found(rig: Rig) -> None:
-    for ask in (rig.answers.ended, rig.answers.standing):
-        with pytest.raises(NotFound, match="no job j9"):
-            ask("j9")
+async def test_unknown_job_is_not_found(rig: Rig) -> None:
+    with pytest.raises(NotFound, match="no job j9"):
+        await rig.answers.ended("j9")
+    with pytest.raises(NotFound, match="no job j9"):
+        rig.answers.standing("j9")
 
 
 @pytest.mark.parametrize(
@@ -126,8 +127,8 @@ def test_logs_that_nobody_has(rig: Rig, target: str, attempt: str, why: str) -> 
         rig.answers.place(target, attempt)
 
 
-def test_unknown_question_is_a_defect(rig: Rig) -> None:
+async def test_unknown_question_is_a_defect(rig: Rig) -> None:
     answers: Any = rig.answers
     answers._clock = type("Clock", (), {"now": staticmethod(lambda: 0.0)})
     with pytest.raises(LookupError, match="no question"):
-        answers.document("Weather")
+        await answers.document("Weather")

@@ -133,6 +133,7 @@ MUTATIONS = (
         "if False:",
         51,
     ),
+    Mutation("orders are applied again", "mesh.core.worker", "if orders.seq != self.applied + 1:", "if False:", 3),
     # Deletion and compaction.
     Mutation("a job's record outlives its tombstone", "mesh.core.ledger", "if job.id in self.deleted:", "if False:", 1),
     Mutation("tasks outlive their tombstone", "mesh.core.ledger", "if self.is_deleted(task.id):", "if False:", 1),
@@ -156,7 +157,28 @@ MUTATIONS = (
         8,
     ),
     # Leases and losses.
+    Mutation(
+        "what is silent is lost at once",
+        "mesh.core.losses",
+        "self._at.setdefault(node, now + self.after)",
+        "self._at.setdefault(node, now)",
+        5,
+    ),
+    Mutation(
+        "what was not declared runs on",
+        "mesh.core.leader",
+        "if attempt.id not in declared and attempt.id not in session.open:",
+        "if False:",
+        3,
+    ),
     # Tasks.
+    Mutation(
+        "a cancelled task is accepted",
+        "mesh.core.tasks",
+        "if not state.accepts and state.cancelled < state.run:",
+        "if not state.accepts:",
+        3,
+    ),
     # Hold tasks: what must not run twice.
     Mutation(
         "who does not own a hold task grants it", "mesh.core.owners", "if owns(ledger, node, task):", "if True:", 2
