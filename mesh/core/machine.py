@@ -4,8 +4,9 @@ The caller's duty: read the clock once per event, call :meth:`Machine.step`, car
 and send ``Ticked`` when :meth:`Machine.deadline` has come. The same events at the same times give byte-identical
 effects, which is what the simulator and every failing seed rely on.
 
-This module owns how the parts meet: ``members`` (who is there), ``election`` (who grants), ``puller`` (journals of
-others), ``leader`` (tasks, while this node leads) and ``worker`` (attempts, if it works). Each decides for itself.
+This module owns how the parts meet: ``members`` (who is there), ``door`` (who is let in), ``election`` (who grants),
+``puller`` (journals of others), ``leader`` (tasks, while this node leads) and ``worker`` (attempts, if it works). Each
+decides for itself.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 from mesh.core import identity, owners, valid
 from mesh.core.carrier import Carrier
 from mesh.core.copies import Copies
-from mesh.core.effects import Drained, Effect, Exit, Hangup, ServePull
+from mesh.core.door import Door
+from mesh.core.effects import Drained, Effect, ServePull
 from mesh.core.election import Election
 from mesh.core.events import (
     AddressFound,
@@ -84,11 +86,10 @@ class Machine:
         self.puller = Puller(params, self.members, self.out, own, cursors, self._absorb)
         self.carrier = Carrier(params, self.members, self.out, self.puller)
         self.election = Election(me, params, self.members, self.out, self.copies, self.puller.caught_up)
+        self.door = Door(me, self.members, self.out, lambda: self.election.leading)
         self.worker = Worker(me, params, self.out)
         self.leader = Leader(me, params, self.members, self.puller, self.out)
         self._wanted: set[NodeId] | None = None  # whom to dial, as of the last step; None: everyone
-        self.refusals: dict[str, str] = {}  # address -> why there is no link
-        self.invalid_hellos = 0  # of who did not even say who it is as a node would
         self._claim: Claim = NO_CLAIM  # what worker and leader were last told
         self._leading = False
         self._next_beat = now
@@ -193,88 +194,12 @@ class Machine:
         self.members.on_address(event.address, event.node)
 
     def _on_link_up(self, event: LinkUp, now: float) -> None:
-        hello, mine = event.hello, self.hello(now)
-        refusal = (
-            self._refuse_hello(hello, now) or identity.refuse(mine, hello)
-            or self._judge_double(mine, hello, event.dialed, now)
-        )  # fmt: skip
-        if refusal is not None:
-            if refusal.code != "ours":
-                self.out.do(Hangup(event.link, refusal.reason, refusal.code))
-            if refusal.code != "self":
-                self.refusals[event.dialed or hello.address] = refusal.reason
-                contact = self.members.contacts.get(event.dialed)
-                if contact is not None:
-                    self.members.back_off(contact, now)
+        peer = self.door.on_link_up(event, self.hello(now), now)
+        if peer is None:
             return
-        self.refusals.pop(event.dialed or hello.address, None)
-        for link in self.members.former(hello.node, hello.life):
-            # It was silent until its process was over for us. What it said last may lie in a buffer for minutes, and
-            # would be taken for a second process beside its next life.
-            self.out.do(Hangup(link, "", ""))
-            self.members.on_link_down(link, now)
-        peer = self.members.on_link_up(event.link, hello, event.dialed, now)
-        scope = f"node/{peer.node}"
-        if hello.address and self.ledger.value(scope, "address") != hello.address:  # a next life dials it
-            self.out.record(self.ledger.next_register(scope, "address", self.me.node, hello.address))
-        if self.ledger.forgotten(peer.node):  # it was not destroyed, or it was mended
-            self.out.record(self.ledger.next_register(scope, "forgotten", self.me.node, ""))
-        for index, mesh in enumerate(hello.mesh_ids):
-            self.out.record(Mesh(mesh, hello.mature and index == 0))
         self._beat_to(peer, now)
         if self.election.announced().leader == peer.node:
             self.worker.on_claim(self._claim)
-
-    def _refuse_hello(self, hello: Hello, now: float) -> identity.Refusal | None:
-        if wrong := valid.hello_fault(hello):
-            self.invalid_hellos += 1
-            self.out.note("warning", "hello_refused", address=hello.address, reason=wrong)
-            return identity.Refusal("invalid", wrong)
-        peer = self.members.peers.get(hello.node)
-        if peer is not None and peer.life == hello.life and now < peer.barred_until:
-            return identity.Refusal("invalid", self._why_barred(peer))
-        return None
-
-    def _judge_double(self, mine: Hello, hello: Hello, dialed: str, now: float) -> identity.Refusal | None:
-        """Two live lives of one identity: the leader alone decides, and keeps the one that was connected first."""
-        if identity.same_machine(hello.node, self.me.node):
-            if hello.life == self.me.life:
-                self.members.forget_contact(dialed)
-                return identity.Refusal("self", "this is the same process")
-            first = (mine.uptime_ms, self.me.life) > (hello.uptime_ms, hello.life)
-            if self.election.leading and first:
-                return identity.Refusal(
-                    "duplicate", f"{mine.name} already runs with the identity {hello.node}: {COPIED}"
-                )
-            # Of two that meet the one that ran first hangs up. If the other did, it would not hear whether it must go.
-            code = "doubt" if first else "ours"
-            return identity.Refusal(code, f"{hello.name} has this node's own identity {hello.node}: {COPIED}")
-        for peer in self.members.known():
-            if not identity.same_machine(peer.node, hello.node):
-                continue
-            if peer.life != hello.life and peer.links and self.members.alive(peer, now):
-                return identity.Refusal(*reversed(self._double(peer)))
-            if peer.node != hello.node:
-                peer.gone = True  # the same machine, started again with another rank
-        return None
-
-    def _double(self, peer: Peer) -> tuple[str, str]:
-        """Reason and code, for whom was not there first."""
-        code = "duplicate" if self.election.leading else "doubt"
-        return f"{peer.name} already runs with the identity {peer.node}: {COPIED}", code
-
-    def _on_link_refused(self, event: LinkRefused, now: float) -> None:
-        contact = self.members.contacts.get(event.address)
-        if contact is not None:
-            self.members.back_off(contact, now)
-        if event.code == "self":
-            self.members.forget_contact(event.address)
-        elif event.code == "duplicate":
-            self.out.do(Exit(76, event.reason))
-        else:
-            if self.refusals.get(event.address) != event.reason:
-                self.out.note("warning", "link_refused", address=event.address, reason=event.reason)
-            self.refusals[event.address] = event.reason
 
     def _on_link_down(self, event: LinkDown, now: float) -> None:
         self.members.on_link_down(event.link, now)
@@ -294,12 +219,12 @@ class Machine:
             return  # it was under way when the link was closed
         wrong = valid.message_fault(sender, message) or self._contradiction(sender, message)
         if wrong:
-            self._refuse(sender, wrong, now)
+            self.door.bar(sender, wrong, now)
         else:
             self._deliver(sender, message, now)
 
     def _on_unreadable(self, event: MessageUnreadable, now: float) -> None:
-        self._refuse(event.sender, event.reason, now)
+        self.door.bar(event.sender, event.reason, now)
 
     def _contradiction(self, sender: NodeId, message: Message) -> str:
         """What is wrong with a message for what this node alone knows; empty: nothing."""
@@ -311,22 +236,6 @@ class Machine:
                 if granted is not None and granted[0] != attempt.task:
                     return f"attempt {attempt.id} was granted for task {granted[0]}, not for {attempt.task}"
         return ""
-
-    def _refuse(self, node: NodeId, wrong: str, now: float) -> None:
-        peer = self.members.peers.get(node)
-        if peer is None or now < peer.barred_until:
-            return
-        links = self.members.refuse(peer, wrong, now)
-        why = self.refusals[peer.address] = self._why_barred(peer)
-        for link in links:
-            self.out.do(Hangup(link, why, "invalid"))
-        self.out.note("warning", "peer_refused", node=node, name=peer.name, times=peer.refused, reason=wrong)
-
-    def _why_barred(self, peer: Peer) -> str:
-        return (
-            f"{peer.name or peer.node} (version {peer.version}) sent {self.me.name} (version {self.me.version}) "
-            f"what no correct node sends: {peer.why_refused}; nothing of it was taken; install the same version on both"
-        )
 
     def _deliver(self, sender: NodeId, message: Message, now: float) -> None:
         match message:
@@ -536,14 +445,13 @@ class Machine:
 
 
 _SLOW = "its journal did not sync"
-COPIED = "a copied state directory; start one of them with meshd --new-id"
 
 _HANDLERS: dict[type, Callable[[Machine, Any, float], None]] = {
     Ticked: Machine._on_ticked,
     Resumed: Machine._on_resumed,
     AddressFound: Machine._on_address,
     LinkUp: Machine._on_link_up,
-    LinkRefused: Machine._on_link_refused,
+    LinkRefused: lambda m, e, now: m.door.on_refused(e, now),
     LinkDown: Machine._on_link_down,
     DialFailed: Machine._on_dial_failed,
     Received: Machine._on_received,

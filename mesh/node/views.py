@@ -43,7 +43,7 @@ def peers(machine: Machine, now: float) -> list[Document]:
     rows.append(_myself(machine))
     rows.sort(key=lambda row: row["id"])
     known = {row["address"] for row in rows}
-    for address, reason in sorted(machine.refusals.items()):
+    for address, reason in sorted(machine.door.refusals.items()):
         if address not in known:
             refused = _row("", "", "", "refused", reason, address, False, None, None, "")
             rows.append(refused)
@@ -63,7 +63,7 @@ def _peer(machine: Machine, peer: Peer, now: float) -> Document:
     if peer.gone:
         state, reason = "left", "its process ended"
     elif now < peer.barred_until:
-        state, reason = "refused", machine.refusals.get(peer.address, peer.why_refused)
+        state, reason = "refused", machine.door.refusals.get(peer.address, peer.why_refused)
     elif members.alive(peer, now):
         state = "suspect" if members.suspect(peer, now) else "alive"
         reason = "" if state == "alive" else f"silent for {members.silent_for(peer, now):.1f} s"
@@ -71,7 +71,7 @@ def _peer(machine: Machine, peer: Peer, now: float) -> Document:
         heard = members.silent_for(peer, now)
         state = "island"
         reason = f"silent for {heard:.0f} s" if heard < 1e9 else "not reached since this node started"
-        reason = machine.refusals.get(peer.address, reason)
+        reason = machine.door.refusals.get(peer.address, reason)
     session_bid = None
     account = machine.leader.accounts.get(peer.node)
     if account is not None and state in ("alive", "suspect"):
@@ -170,7 +170,7 @@ def status(machine: Machine, now: float) -> Document:
         "caught_up": machine.puller.caught_up(now),
         "trouble": election.journal_trouble or None,
         "refused_messages": {peer.node: peer.refused for peer in machine.members.known() if peer.refused},
-        "refused_hellos": machine.invalid_hellos,
+        "refused_hellos": machine.door.invalid_hellos,
     }
 
 

@@ -138,7 +138,7 @@ def test_a_leader_does_not_refuse_the_double_that_runs_for_longer() -> None:
     rig = Rig(who("a"))
     assert only(Hangup, rig.link(double("a", uptime=500.0))) == []
     assert rig.machine.members.peers == {}, "all the same it is no peer"
-    assert "meshd --new-id" in rig.machine.refusals["copy:1"]
+    assert "meshd --new-id" in rig.machine.door.refusals["copy:1"]
 
 
 def test_who_does_not_lead_refuses_no_double_for_good() -> None:
@@ -159,7 +159,7 @@ def test_the_leader_keeps_the_one_that_was_connected_first() -> None:
     hangup = one(Hangup, rig.link(double("b", uptime=999.0)))
     assert (hangup.code, hangup.link) == ("duplicate", rig.links)
     assert rig.machine.members.peers[node("b")].life == "b1"
-    assert rig.machine.refusals["copy:1"] == hangup.reason
+    assert rig.machine.door.refusals["copy:1"] == hangup.reason
 
 
 def test_a_follower_leaves_it_to_the_leader() -> None:
@@ -199,7 +199,7 @@ def test_our_own_address_found_by_another_name_is_dialled_no_more() -> None:
     effects = rig.link(hello(who("a")), dialed="alias:1")
     assert one(Hangup, effects).code == "self"
     assert "alias:1" not in rig.machine.members.contacts
-    assert rig.machine.refusals == {}
+    assert rig.machine.door.refusals == {}
 
 
 def test_told_to_be_a_duplicate_by_the_leader_a_process_ends_with_76() -> None:
@@ -214,7 +214,7 @@ def test_other_refusals_are_of_that_link_only_and_said_once(code: str) -> None:
     rig.machine.members.on_address("b:1", "")
     said = [len(only(Notice, rig.step(LinkRefused("b:1", "no", code)))) for _ in range(3)]
     assert said == [1, 0, 0]
-    assert rig.machine.refusals == {"b:1": "no"}
+    assert rig.machine.door.refusals == {"b:1": "no"}
     contact = rig.machine.members.contacts["b:1"]
     assert contact.dial_at > rig.now, "it may be upgraded or merged one day: it is asked again, later"
     assert rig.machine.election.announced() != NO_CLAIM
@@ -223,9 +223,9 @@ def test_other_refusals_are_of_that_link_only_and_said_once(code: str) -> None:
 def test_a_refused_hello_is_remembered_for_people_until_a_link_is_up() -> None:
     rig = Rig(who("a"))
     hangup = one(Hangup, rig.link(THEIRS._replace(mesh_name="other"), dialed="b:1"))
-    assert rig.machine.refusals == {"b:1": hangup.reason}
+    assert rig.machine.door.refusals == {"b:1": hangup.reason}
     rig.link(THEIRS, dialed="b:1")
-    assert rig.machine.refusals == {}
+    assert rig.machine.door.refusals == {}
 
 
 def test_meshes_that_link_answer_to_both_ids() -> None:

@@ -243,7 +243,7 @@ def refused(rig: Rig, effects: list[Effect], why: str) -> None:
     assert why in str(dict(note.fields)["reason"])
     peer = rig.machine.members.peers[B]
     assert (peer.refused, peer.links) == (1, [])
-    assert rig.machine.refusals["b:1"] == hangup.reason
+    assert rig.machine.door.refusals["b:1"] == hangup.reason
 
 
 @pytest.mark.parametrize(("record", "why"), BAD, ids=[f"{type(r).__name__} {why}"[:60] for r, why in BAD])
@@ -378,7 +378,7 @@ def test_who_is_refused_hears_why_and_dials_less_and_less_often() -> None:
     rig = Rig()
     (note,) = only(Notice, rig.step(LinkRefused("b:1", "b would not have it", "invalid")))
     assert (note.event, dict(note.fields)["reason"]) == ("link_refused", "b would not have it")
-    assert rig.machine.refusals["b:1"] == "b would not have it"
+    assert rig.machine.door.refusals["b:1"] == "b would not have it"
 
 
 @pytest.mark.parametrize(
@@ -393,4 +393,4 @@ def test_a_hello_that_no_node_says_makes_no_link(wrong: dict[str, Any]) -> None:
     effects = rig.step(LinkUp(9, theirs))
     assert one(Hangup, effects).code == "invalid"
     assert [note.event for note in only(Notice, effects)] == ["hello_refused"]
-    assert (rig.machine.invalid_hellos, len(rig.machine.members.peers), rig.ledger) == (1, 1, before)
+    assert (rig.machine.door.invalid_hellos, len(rig.machine.members.peers), rig.ledger) == (1, 1, before)

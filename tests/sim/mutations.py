@@ -56,9 +56,7 @@ MUTATIONS = (
     Mutation(
         "a timed out dial means gone", "mesh.core.members", "if gone and peer is not None", "if peer is not None", 3
     ),
-    Mutation(
-        "doubles are welcome", "mesh.core.machine", "or self._judge_double(mine, hello, event.dialed, now)", "", 39
-    ),
+    Mutation("doubles are welcome", "mesh.core.door", "or self._judge_double(mine, hello, event.dialed, now)", "", 39),
     # Merging.
     Mutation(
         "the first word on an attempt stays",
