@@ -47,7 +47,7 @@ class Account:
         self.free_slots = self.free_millicpus = self.free_memory = 0
         self.shares: dict[str, int] = {}  # device id -> free thousandths
         # What the open attempts that the leader knows of use in turn: the offer, less what strangers and owners use.
-        self.slots = self.millicpus = self.memory = 0
+        self.slots = self.millicpus = self.memory = self.milligpus = 0
         self.short, self.long, self.unknown = Sums(), Sums(), Sums()
         self.kinds: dict[str, KindHeld] = {}
         self._kind_of: dict[TaskId, KindHeld] = {}
@@ -94,6 +94,7 @@ class Account:
             counted.count -= 1
             counted.millicpus -= need.millicpus
             counted.memory -= need.memory
+            counted.milligpus -= gpus_of(need)
             if devices:
                 for device, share in zip(devices, shares_of(need), strict=True):
                     shares[device] = shares.get(device, 0) - share
@@ -107,6 +108,8 @@ class Account:
         self.slots = min(offer.slots, max(0, counted.count) + max(0, bid.free_slots))
         self.millicpus = min(offer.millicpus, max(0, counted.millicpus) + max(0, bid.free_millicpus))
         self.memory = min(offer.memory, max(0, counted.memory) + max(0, bid.free_memory))
+        free = sum(max(0, share) for _device, share in bid.devices)
+        self.milligpus = min(WHOLE * len(bid.devices), max(0, counted.milligpus) + free)
         for kind, micros in bid.speeds:
             if self.speeds.get(kind) != max(1, micros):
                 self.speeds[kind] = max(1, micros)
@@ -405,7 +408,7 @@ class Account:
         if need.memory:
             lanes = min(lanes, (self.memory - long.memory - unknown.memory) // need.memory)
         if gpus:
-            lanes = min(lanes, (WHOLE * len(self.shares) - long.milligpus - unknown.milligpus) // gpus)
+            lanes = min(lanes, (self.milligpus - long.milligpus - unknown.milligpus) // gpus)
         return lanes
 
     def _queued_work(self, lanes: int, micros: int) -> int:

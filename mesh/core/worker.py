@@ -60,6 +60,7 @@ class Worker:
         self.session = self.applied = 0  # declarations so far; orders of this session, up to which all were applied
         self.held: dict[AttemptId, Held] = {}
         self.queue: deque[AttemptId] = deque()
+        self._queued_at = 0.0  # when the first of them came
         self.busy: dict[int, list[AttemptId]] = {}  # slot -> attempts handed to its runner and not ended
         self.draining = False
         self.round_trip = 0.0
@@ -185,6 +186,8 @@ class Worker:
         if self.draining or self.offer is None:
             self._end(held, RELEASED, Outcome(code="drained", message="its node is draining"), now)
             return
+        if not self.queue:
+            self._queued_at = now
         self.queue.append(grant.attempt)
 
     def _recall(self, recalls: tuple[tuple[AttemptId, str], ...], now: float) -> None:
@@ -269,7 +272,7 @@ class Worker:
         if not self.queue or not self.busy:
             return None
         since = [self.held[names[0]].since for names in self.busy.values()]
-        return None if None in since else max(at for at in since if at is not None) + STUCK_AFTER
+        return None if None in since else max(self._queued_at, *(at for at in since if at is not None)) + STUCK_AFTER
 
     def _give_back(self, now: float) -> None:
         """What was queued for a short wait and did not get one: another node may have room, or get it sooner."""

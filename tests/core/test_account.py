@@ -252,6 +252,19 @@ def test_shares_of_a_card_and_of_its_memory() -> None:
     assert devices(account, need(gpus=0.5, gpu_memory=10 * GIB)) == ("cuda:1",)
 
 
+def test_nothing_queues_for_cards_that_an_attempt_of_another_leader_has() -> None:
+    """Its need is not known here, but the bid says what is free. What it keeps from beginning comes back at once."""
+    card = bid(offer(slots=3, devices=(gpu(0),)), tiny=2_000, long=30_000_000)
+    account = Account("n", card)
+    account.hold("theirs", "j", shape(need(gpus=1), kind="long"), None, (), 0.0)
+    account.apply_bid(card._replace(free_slots=2, devices=(("cuda:0", 0),)))
+    assert "busy" in str(ask(account, shape(need(gpus=1), kind="tiny")))
+    assert ask(account, shape(kind="tiny")) == Place(0, False, False, 2_000, ())
+    account.drop("theirs")
+    account.apply_bid(card)
+    assert fill(account, shape(need(gpus=1), kind="tiny"))[1] > 1
+
+
 def test_kinds_of_cards() -> None:
     account = Account("n", bid(offer(slots=9, cores=9, devices=(gpu(0), gpu(0, kind="mps", memory=32 * GIB)))))
     assert devices(account, need(device="cuda")) == ("cuda:0",)

@@ -531,6 +531,17 @@ def test_what_waits_behind_a_long_task_is_given_back() -> None:
     assert only(StopAttempts, effects) == []
 
 
+def test_what_is_queued_waits_its_moment_however_long_the_other_runs_already() -> None:
+    """Given back at once it could be granted again at once, and so on."""
+    rig = ready(1)
+    rig.run("1")
+    rig.worker.on_began((("1", 5),), rig.now)
+    rig.later(5.0)
+    rig.run("2")
+    assert persisted(Attempt, rig.later(STUCK_AFTER - 0.01)) == []
+    assert [a.outcome.code for a in persisted(Attempt, rig.later(0.02))] == ["queued"]
+
+
 def test_what_waits_behind_several_is_kept_while_one_of_them_has_just_begun() -> None:
     rig = ready(2)
     rig.run("1", "2", "3")
