@@ -192,13 +192,13 @@ class Faults:
     def stuck_disk(self) -> None:
         host, lasts = self._leader(), self._lasts()
         self.world.disturb(f"the disk of {host.name} is stuck for {lasts:.1f} s", host)
-        host.disk.stuck_until = self.world.now + lasts
+        host.disk.stuck_until = max(host.disk.stuck_until, self.world.now + lasts)  # what is being written waits as long
         self.world.after(lasts, self.world.disturb, f"the disk of {host.name} works again", host)
 
     def failing_disk(self) -> None:
         host, lasts = self._leader(), self._lasts()
         self.world.disturb(f"the disk of {host.name} fails for {lasts:.1f} s", host)
-        host.disk.failing_until = self.world.now + lasts
+        host.disk.failing_until = max(host.disk.failing_until, self.world.now + lasts)
         self.world.after(lasts + 0.5, self.world.disturb, f"the disk of {host.name} works again", host)
 
     def slow_disk(self) -> None:
