@@ -49,8 +49,9 @@ class Gathering:
                 self._followers.add(peer.node)
                 self.on_member(peer, now)
             self._claim_from(peer, now)
-            if peer.heartbeat is not None and peer.heartbeat.carried > self.puller.cursor(peer.node).position:
-                self.on_member(peer, now)
+            carried = 0 if peer.heartbeat is None else peer.heartbeat.carried
+            if carried > self.puller.cursor(peer.node).position and self.claim.established:
+                self.puller.pull(peer.node, now)  # of whatever role
         if why_not:
             self._troubled.add(peer.node)
         else:

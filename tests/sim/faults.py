@@ -192,7 +192,7 @@ class Faults:
     def stuck_disk(self) -> None:
         host, lasts = self._leader(), self._lasts()
         self.world.disturb(f"the disk of {host.name} is stuck for {lasts:.1f} s", host)
-        host.disk.stuck_until = max(host.disk.stuck_until, self.world.now + lasts)  # what is being written waits as long
+        host.disk.stuck_until = max(host.disk.stuck_until, self.world.now + lasts)
         self.world.after(lasts, self.world.disturb, f"the disk of {host.name} works again", host)
 
     def failing_disk(self) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
+import pytest
+
 from mesh.core.events import AddressFound
 from mesh.core.ids import NO_CLAIM, Life, NodeId
 from mesh.core.lattice import Retries, Shape
@@ -193,8 +195,10 @@ def test_two_sides_that_do_not_see_each_other_have_one_leader_by_a_node_that_bot
     story.end()
 
 
-def test_what_a_leader_accepted_that_stepped_down_out_of_reach_is_carried_by_a_node_that_both_see() -> None:
-    story = Story(*hosts_of(3))
+@pytest.mark.parametrize("role", ["auto", "worker"])
+def test_what_a_leader_accepted_that_stepped_down_out_of_reach_is_carried_by_a_node_that_both_see(role: str) -> None:
+    one, other, between = hosts_of(3)
+    story = Story(one, other, replace(between, role=role))
     story.until(story.united, 4.0)
     tasks = story.submit("long", 4)
     story.run(18.0)
