@@ -169,14 +169,6 @@ MUTATIONS = (
         "if False:",
         3,
     ),
-    # Tasks.
-    Mutation(
-        "a cancelled task is accepted",
-        "mesh.core.tasks",
-        "if not state.accepts and state.cancelled < state.run:",
-        "if not state.accepts:",
-        3,
-    ),
     # Hold tasks: what must not run twice.
     Mutation(
         "who does not own a hold task grants it", "mesh.core.owners", "if owns(ledger, node, task):", "if True:", 2
