@@ -52,14 +52,9 @@ def alive(pid: int) -> bool:
 
 
 def one_leader(daemons: Sequence[Daemon]) -> Daemon | None:
-    """The one of these that all of these follow, if all and only these are alive to it.
-
-    Beyond it and its successors nodes need not hear one another.
-    """
-    told = {daemon.id: (daemon, daemon.status()) for daemon in daemons}
-    followed = {status["leader"] for _, status in told.values()}
-    leader, status = told.get(followed.pop(), (None, {})) if len(followed) == 1 else (None, {})
-    return leader if status.get("alive") == len(daemons) else None
+    """The one of these that all of these follow, if all and only these are alive to each other."""
+    seen = {(status["leader"], status["alive"]) for status in (daemon.status() for daemon in daemons)}
+    return next((daemon for daemon in daemons if seen == {(daemon.id, len(daemons))}), None)
 
 
 class Daemon:

@@ -51,7 +51,14 @@ def test_roles(mesh: Mesh) -> None:
     leader = mesh.start("leads", "--role", "leader")
     worker = mesh.start("works", "--role", "worker", "--rank", "10", peers=[leader])
     observer = mesh.start("looks", "--role", "observer", "--rank", "05", peers=[leader])
-    mesh.met(leader, worker, observer, leader=leader)
+
+    def met() -> bool:
+        """The two that cannot lead hear the leader, and need not hear each other."""
+        alive = {peer["id"]: peer["bid"] for peer in mesh.peers(leader) if peer["state"] == "alive"}
+        follow = all(daemon.status()["leader"] == leader.id for daemon in (leader, worker, observer))
+        return follow and alive.keys() == {leader.id, worker.id, observer.id} and alive[worker.id] is not None
+
+    until(met, what="the leader hears both")
     job = mesh.ctl("submit", "--param", "x", "1", "2", "3", "--wait", "--", "true", at=observer)
     ran = {attempt["node"] for task in mesh.tasks(job["id"], leader) for attempt in task["attempts"]}
     assert ran == {worker.id}
