@@ -28,8 +28,9 @@ class Losses:
         self._at.clear()
 
     def expect(self, node: NodeId, now: float) -> None:
-        """It is to declare what it runs, from now on."""
-        self._at.setdefault(node, now + self.after)
+        """It is to declare what it runs, from now on. Whose process is gone does not."""
+        peer = self.members.peers.get(node)
+        self._at.setdefault(node, now if peer is not None and peer.gone else now + self.after)
 
     def fell_silent(self, node: NodeId, now: float) -> None:
         """Its session is over, for it was silent, or is gone."""

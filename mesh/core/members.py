@@ -150,9 +150,10 @@ class Members:
     def doubt_gone(self, node: NodeId) -> None:
         """Its process was gone when it was last asked, but another leader may have met its next life: ask again."""
         peer = self.peers.get(node)
-        if peer is not None and peer.gone:
+        contact = None if peer is None else self.contacts.get(peer.address)
+        if peer is not None and peer.gone and contact is not None and contact.node == node:
             peer.gone, self._dialling = False, None
-            self.contacts.setdefault(peer.address, Contact(peer.address, node)).dial_at = NEVER
+            contact.dial_at = NEVER  # else another lives there: the same machine, with another rank
 
     def refuse(self, peer: Peer, why: str, now: float) -> list[int]:
         """It sent what no correct node sends. Its links, to be closed; this life gets none for a while.

@@ -962,6 +962,18 @@ def test_running_work_of_a_node_that_was_gone_is_granted_once_its_address_refuse
     assert attempts_of(rig.out.ledger, "j-00000")[0].outcome.code == "its process ended"
 
 
+def test_running_work_of_a_node_that_came_back_with_another_rank_is_granted_at_once() -> None:
+    rig = Rig(job(), *tasks(1), FORMER, open_as=None)
+    peer = rig.member("z")
+    rig.members.on_link_down(peer.links[0], rig.now)
+    peer.gone = True
+    rig.members.contacts[peer.address].node = node("y")
+    rig.leader.open(LEADER, rig.now)
+    hand = rig.hand("b")
+    rig.later(1.0)
+    assert hand.does("j-00000")
+
+
 def test_work_that_was_declared_before_its_task_was_known_runs_on() -> None:
     """A worker may be quicker with its declaration than a member with its journal."""
     rig = Rig(open_as=None)

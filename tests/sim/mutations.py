@@ -158,8 +158,8 @@ MUTATIONS = (
     Mutation(
         "what is silent is lost at once",
         "mesh.core.losses",
-        "self._at.setdefault(node, now + self.after)",
-        "self._at.setdefault(node, now)",
+        "if peer is not None and peer.gone else now + self.after)",
+        "if True else 0.0)",
         5,
     ),
     Mutation(
