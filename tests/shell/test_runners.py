@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pickle
+import select
 import shutil
 import signal
 import sys
@@ -174,7 +175,22 @@ async def test_many_functions_in_a_batch_keep_their_order_and_share_one_function
     ends = await h.ends_of(attempts)
     assert [pickle.loads(outcome.result) for _, outcome in ends] == list(range(300))
     assert h.order == attempts
-    assert sum(isinstance(event, AttemptsEnded) for event in h.events) < 300
+
+
+async def test_ends_that_lie_there_together_are_told_together(h: Harness, tmp_path: Path) -> None:
+    def tell(path: str) -> None:
+        with open(path, "w") as pipe:
+            pipe.write("done")
+
+    assert await h.value(function(abs, -1)) == 1  # there is a runner from now on
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe)
+    told, seen = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), len(h.events)
+    attempts = h.begin(*(function(abs, -n) for n in range(50)), function(tell, pipe))
+    assert select.select([told], [], [], BOUND)[0]  # the loop stands still until all have run
+    os.close(told)
+    await h.ends_of(attempts)
+    assert sum(isinstance(event, AttemptsEnded) for event in h.events[seen:]) <= 3
 
 
 async def test_an_unreadable_task_fails_and_the_next_one_runs(h: Harness) -> None:
