@@ -38,7 +38,7 @@ def peers(output: Output, documents: list[Document]) -> None:
 
 
 def _copy(peer: Document) -> str:
-    """Whether it has a copy of what the leader has on its disk, and how far it is where it does not yet."""
+    """Whether it has a copy of what the leader has recorded, and how far it is where it does not yet."""
     copy = peer.get("copy")
     if copy is None:
         return "leads" if peer["leader"] else ""

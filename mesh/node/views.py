@@ -86,11 +86,11 @@ def _peer(machine: Machine, peer: Peer, now: float) -> Document:
 
 def _copy(machine: Machine, node: NodeId) -> Document | None:
     """How far a successor's copy of this leader's journal is; None of others."""
-    position, synced = machine.copies.position(node), machine.out.synced
+    position, recorded = machine.copies.position(node), machine.out.recorded
     if position is None:
         return None
-    share = round(position / synced, 4) if synced else 1.0
-    return {"counts": node in machine.copies.standing(), "share": share, "records": position, "of": synced}
+    share = round(position / recorded, 4) if recorded else 1.0
+    return {"counts": node in machine.copies.standing(), "share": share, "records": position, "of": recorded}
 
 
 def _row(

@@ -219,6 +219,15 @@ class Mesh:
         assert found is not None
         return found
 
+    def copied(self, leader: Daemon, copies: int) -> None:
+        """Until that many successors hold all it recorded: a grant that is on no copy yet may be made again."""
+
+        def level() -> bool:
+            found = [peer["copy"] for peer in self.peers(leader) if peer["copy"] is not None]
+            return len(found) == copies and all(copy["counts"] and copy["records"] == copy["of"] for copy in found)
+
+        until(level, what=f"{copies} successors hold all that {leader.name} recorded")
+
     def peers(self, daemon: Daemon) -> list[dict[str, Any]]:
         """What ``meshctl peers`` shows through this daemon; nothing while nobody leads."""
         try:

@@ -29,6 +29,13 @@ def runs(mesh: Mesh, at: Daemon) -> str:
     return str(mesh.ctl("submit", "--wait", "--", "true", at=at)["id"])
 
 
+def running(mesh: Mesh, gated: Gated, leader: Daemon) -> list[Began]:
+    """Six tasks that run, and of which the successors know: what now happens to the leader disturbs none of them."""
+    began = gated.until_began(6)
+    mesh.copied(leader, 2)
+    return began
+
+
 def led_again(mesh: Mesh, left: list[Daemon], since: float, bound: float) -> Daemon:
     """One of these leads, and has granted and accepted a task; within this many seconds."""
     leader = mesh.met_among(left)
@@ -62,7 +69,7 @@ def test_cable_pulled_and_back(mesh: Mesh, gated: Gated, which: str) -> None:
     with lab(3, mesh) as net:
         a, b, c = net.up()
         job = mesh.ctl("submit", gated.sweep(6), at=a)["job"]
-        began = gated.until_began(6)
+        began = running(mesh, gated, a)
         gone, left = (c, [a, b]) if which == "a follower" else (a, [b, c])
 
         net.unplug(gone.name)
@@ -93,7 +100,7 @@ def test_host_destroyed(mesh: Mesh, gated: Gated) -> None:
     with lab(3, mesh) as net:
         a, b, c = net.up()
         job = mesh.ctl("submit", gated.sweep(6), at=a)["job"]
-        began = gated.until_began(6)
+        began = running(mesh, gated, a)
         net.power_off("c")
         destroyed = time.monotonic()
         gated.open()
@@ -110,7 +117,7 @@ def test_leader_killed(mesh: Mesh, gated: Gated) -> None:
     with lab(3, mesh) as net:
         a, b, c = net.up(slots=4)  # beside what died with the leader there is room for one more
         job = mesh.ctl("submit", gated.sweep(6), at=a)["job"]
-        began = gated.until_began(6)
+        began = running(mesh, gated, a)
         survived = [each for each in began if each.node != a.id]
         net.kill("a")
         led_again(mesh, [b, c], time.monotonic(), GONE_BOUND)
@@ -129,7 +136,7 @@ def test_daemon_stopped_and_going_on(mesh: Mesh, gated: Gated) -> None:
     with lab(3, mesh) as net:
         a, b, c = net.up(slots=3)
         job = mesh.ctl("submit", gated.sweep(6), at=a)["job"]
-        began = gated.until_began(6)
+        began = running(mesh, gated, a)
         net.pause("a")
         led_again(mesh, [b, c], time.monotonic(), SILENT_BOUND)
         net.resume("a")
@@ -142,7 +149,7 @@ def test_one_way_link(mesh: Mesh, gated: Gated) -> None:
     with lab(3, mesh) as net:
         a, b, c = net.up()
         job = mesh.ctl("submit", gated.sweep(6), at=a)["job"]
-        began = gated.until_began(6)
+        began = running(mesh, gated, a)
         term = a.status()["term"]
         net.one_way("a", "c")
         time.sleep(SILENCE)
@@ -177,7 +184,7 @@ def test_disk_of_the_leader_full(mesh: Mesh, gated: Gated) -> None:
     with lab(3, mesh, disk=TMPFS) as net:
         a, b, c = net.up(slots=3)
         job = mesh.ctl("submit", gated.sweep(6), at=a)["job"]
-        began = gated.until_began(6)
+        began = running(mesh, gated, a)
         net.disks["a"].fill()
         why = yields(mesh, [a, b, c])
         assert "journal cannot be written" in why
@@ -194,7 +201,7 @@ def test_disk_of_the_leader_stands_still(mesh: Mesh, gated: Gated, tmp_path: Pat
     with lab(3, mesh, disk=EXT4) as net:
         a, b, c = net.up(slots=3)
         job = mesh.ctl("submit", gated.sweep(6), at=a)["job"]
-        began = gated.until_began(6)
+        began = running(mesh, gated, a)
         net.disks["a"].stall()
         assert "did not sync for 5 s" in yields(mesh, [a, b, c])
         assert not a.status()["leading"]
@@ -210,7 +217,7 @@ def test_disk_of_the_leader_turns_read_only(mesh: Mesh, gated: Gated, tmp_path: 
     with lab(3, mesh, disk=EXT4) as net:
         a, b, c = net.up(slots=3)
         job = mesh.ctl("submit", gated.sweep(6), at=a)["job"]
-        began = gated.until_began(6)
+        began = running(mesh, gated, a)
         net.disks["a"].break_()
         assert "journal cannot be written" in yields(mesh, [a, b, c])
         net.kill("a")

@@ -132,9 +132,9 @@ def test_a_copy_on_its_way_is_shown_in_records() -> None:
     node.step(ev.LinkUp(1, hello))
     node.machine.copies.recruits = (OTHER,)
     node.step(ev.SuccessorSynced(OTHER, 2))
-    synced = node.machine.out.synced
+    recorded = node.machine.out.recorded
     (row,) = [row for row in views.peers(node.machine, node.now) if row["id"] == OTHER]
-    assert row["copy"] == {"counts": False, "share": round(2 / synced, 4), "records": 2, "of": synced}
+    assert row["copy"] == {"counts": False, "share": round(2 / recorded, 4), "records": 2, "of": recorded}
 
 
 def test_a_task_from_pending_to_done() -> None:
