@@ -217,7 +217,8 @@ class Driver:
         self.post_now(ev.JournalSynced(position))
 
     def vitals(self) -> dict[str, float | int]:
-        """How this process fares, for ``status``. Seconds; a sync still under way counts with its age."""
+        """How this process fares, for ``status``. Seconds (of CPU time: ``slowest_step``); a sync still under way counts
+        with its age."""
         pending = self._clock.now() - self._syncing[0][1] if self._syncing else 0.0
         return {
             "loop_late": round(self._late, 6),
@@ -282,6 +283,7 @@ class Driver:
         assert self._machine is not None
         self._story.append(event)
         self._steps += 1
+        began = time.thread_time()  # what a step costs, however busy the machine is; ``loop_late`` tells of the latter
         try:
             for effect in self._machine.step(event, now):
                 self._execute[type(effect)](effect)
@@ -296,7 +298,7 @@ class Driver:
                 extra={"event": "broken"},
             )
             self._finish(EXIT_BROKEN, "the machine broke")
-        self._slowest = max(self._slowest, self._clock.now() - now)
+        self._slowest = max(self._slowest, time.thread_time() - began)
 
     def _on_released(self, effect: fx.Released) -> None:
         """The last effect of its step: what was said because of it went out before what waited for it goes on."""
