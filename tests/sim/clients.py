@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 3.0
 CAUGHT_UP = 8.0  # seconds without a disturbance after which a leader has successors that count
+JOINED = 3.0  # seconds after two met for the first time, by when one follows the other and copies it
 Holders: TypeAlias = tuple[float, tuple[NodeId, ...]]  # when, and on whose disks something was
 HOPS = 2  # of forwarding, as mesh.shell.server
 
@@ -311,14 +312,16 @@ class Clients:
 
 
 def _acquainted(one: Host, other: Host) -> bool:
-    """Whether either has met the other: who was cut off from its start may not have been found yet.
+    """Whether either met the other a while ago: who was cut off from its start may not have been found yet.
 
     Of a copied state directory, whether both have: who is linked with one life of it refuses the other.
     """
     met = []
     for host, other_host in ((one, other), (other, one)):
         peer = None if host.machine is None else host.machine.members.peers.get(other_host.node)
-        met.append(peer is not None and peer.life == other_host.life)
+        met.append(
+            peer is not None and peer.life == other_host.life and host.local(one.disk.world.now) - peer.met > JOINED
+        )
     copied = one.disk.world.copied & {one.plan.ulid, other.plan.ulid}
     return all(met) if copied else any(met)
 
