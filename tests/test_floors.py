@@ -18,22 +18,24 @@ ROOT = Path(__file__).resolve().parent.parent
 # Rooms of one floor do not import each other: so client knows neither shell nor node, and spec knows no wire.
 FLOORS = {
     "core": 0,
-    "wire": 1,
-    "spec": 1,
-    "lan": 1,
-    "task": 1,
-    "shell": 2,
-    "client": 2,
-    "node": 3,
-    "search": 3,
-    "joblib": 3,
-    "optuna": 3,
-    "torch": 3,
-    "cli": 4,
+    "blob": 1,
+    "wire": 2,
+    "spec": 2,
+    "lan": 2,
+    "task": 2,
+    "shell": 3,
+    "client": 3,
+    "node": 4,
+    "search": 4,
+    "joblib": 4,
+    "optuna": 4,
+    "torch": 4,
+    "cli": 5,
 }
 # Its modules do not know each other either: each is a port of the driver, and only node joins them.
 STRANGERS = "shell"
-FAMILIES = ("detect", "journal", "link", "runner", "server")  # a port and its own helpers: links.py, links_stream.py
+# A port and its own helpers: links.py, links_stream.py.
+FAMILIES = ("blobs", "detect", "journal", "link", "runner", "server", "transfer")
 # Where generated code may be named besides the codecs: where stubs and servicers are registered.
 REGISTRIES = {"mesh.shell.links", "mesh.shell.server", "mesh.client.channel"}
 # A resting node stays under 60 MB: these are for tasks, and for the integrations named after their libraries.

@@ -14,6 +14,7 @@ Life: TypeAlias = str
 JobId: TypeAlias = str
 TaskId: TypeAlias = str
 AttemptId: TypeAlias = str
+BlobId: TypeAlias = str  # BLAKE3 of its manifest, 64 hexadecimal digits
 
 ULID_LENGTH = 26
 
