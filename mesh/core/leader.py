@@ -138,7 +138,7 @@ class Leader:
             return
         problem = self.tasks.submit(event.job, event.tasks, now, event.owner)
         if problem:
-            self.out.do(Answer(event.call, "Conflict", problem))
+            self.out.when_safe(Answer(event.call, "Conflict", problem))
         else:
             self._recognise({task.id for task in event.tasks}, now)
             self.out.when_safe(Answer(event.call, count=len(event.tasks)))

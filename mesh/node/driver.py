@@ -217,8 +217,7 @@ class Driver:
         self.post_now(ev.JournalSynced(position))
 
     def vitals(self) -> dict[str, float | int]:
-        """How this process fares, for ``status``. Seconds (of CPU time: ``slowest_step``); a sync still under way counts
-        with its age."""
+        """How this process fares, for ``status``. Seconds, ``slowest_step`` of CPU time; a pending sync has an age."""
         pending = self._clock.now() - self._syncing[0][1] if self._syncing else 0.0
         return {
             "loop_late": round(self._late, 6),

@@ -120,6 +120,16 @@ def test_what_is_deleted_is_not_submitted_again() -> None:
     assert "j" not in rig.out.ledger.jobs
 
 
+def test_a_submission_is_not_refused_for_a_deletion_that_may_be_forgotten_yet() -> None:
+    rig = Rig(job(), task(), *_ended(0))
+    rig.on_disk = False
+    rig.leader.on_asked(DeleteAsked(9, "j"), rig.now)
+    rig.step()
+    rig.leader.on_submitted(Submitted(10, job(), (task(1),)), rig.now)
+    assert not only(Answer, rig.step())
+    assert [(a.call, a.error) for a in only(Answer, rig.sync())] == [(9, ""), (10, "Conflict")]
+
+
 def test_what_was_asked_before_is_done_first_and_what_comes_after_finds_nothing() -> None:
     rig = Rig(job(), task(0), task(1))
     for call, kind in enumerate((CancelAsked, DeleteAsked, RetryAsked, DeleteAsked), 1):

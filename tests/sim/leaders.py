@@ -142,7 +142,8 @@ def disunity(world: World, group: list[Host]) -> str:
     if not machine.election.claim.established:
         return f"{leading[0].name} leads provisionally"
     near = [host for host in group if not world.net.is_cut(host, leading[0])]
-    if machine.election.journal_trouble and any(host in able for host in near):
+    quick = [host for host in near if host in able and host.disk.slow == 1.0 and world.now > host.disk.slow_until]
+    if machine.election.journal_trouble and quick:
         return f"{leading[0].name} leads although {machine.election.journal_trouble}"
     for host in near:
         assert host.machine is not None
