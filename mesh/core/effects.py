@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
-from mesh.core.ids import AttemptId, Claim, JobId, NodeId, TaskId
+from mesh.core.ids import AttemptId, BlobId, Claim, JobId, NodeId, TaskId
 from mesh.core.lattice import Record, Task
 from mesh.core.messages import NO_CURSOR, Cursor, Message
 
@@ -100,6 +100,25 @@ class Answer(NamedTuple):
     durable_on: tuple[NodeId, ...] = ()
 
 
+class BlobFound(NamedTuple):
+    """The leader's answer to ``BlobSought``, as :class:`mesh.core.messages.Found` explains it."""
+
+    blob: BlobId
+    holders: tuple[tuple[NodeId, str], ...]
+    fetching: tuple[tuple[NodeId, str], ...]
+    sure: bool
+    enough: bool
+    why: str
+
+
+class CopyBlob(NamedTuple):
+    """Fetch it from these, or whoever has it then, and keep it: ``BlobsChanged`` or ``CopyRefused`` follows."""
+
+    blob: BlobId
+    size: int
+    holders: tuple[tuple[NodeId, str], ...]
+
+
 class TasksChanged(NamedTuple):
     """These ended for their users, durably; or are open again. Whoever waits for them may look."""
 
@@ -138,5 +157,5 @@ class Exit(NamedTuple):
 
 Effect: TypeAlias = (
     Persist | Send | Dial | Hangup | ServePull | Released | BeginAttempts | StopAttempts | Answer | TasksChanged
-    | JobsChanged | LeaderChanged | Notice | Drained | Exit
+    | JobsChanged | LeaderChanged | Notice | Drained | Exit | BlobFound | CopyBlob
 )  # fmt: skip

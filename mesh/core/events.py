@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
-from mesh.core.ids import AttemptId, JobId, NodeId, TaskId
+from mesh.core.ids import AttemptId, BlobId, JobId, NodeId, TaskId
 from mesh.core.lattice import Job, Outcome, Task
 from mesh.core.messages import Hello, Message, Offer
 
@@ -147,6 +147,35 @@ class DeleteAsked(NamedTuple):
     job: JobId
 
 
+class BlobsChanged(NamedTuple):
+    """The store has these whole from now on, or not any more. At start: all that it has."""
+
+    gained: tuple[BlobId, ...]
+    lost: tuple[BlobId, ...]
+    free: int  # bytes that it takes yet
+
+
+class BlobSought(NamedTuple):
+    """Tell who has this blob, with ``BlobFound``, again and again until ``BlobSettled``."""
+
+    blob: BlobId
+    size: int = 0  # bytes; 0 where not known
+    copies: int = 0  # it is here, and shall be on so many nodes; 0: it is being fetched
+
+
+class BlobSettled(NamedTuple):
+    """Nobody here seeks it any more."""
+
+    blob: BlobId
+
+
+class CopyRefused(NamedTuple):
+    """What ``CopyBlob`` asked for cannot be done here."""
+
+    blob: BlobId
+    reason: str
+
+
 class DrainAsked(NamedTuple):
     """Stop bidding, finish or release what runs, hand over, leave. ``Drained`` follows."""
 
@@ -159,4 +188,5 @@ Event: TypeAlias = (
     Ticked | Resumed | AddressFound | LinkUp | LinkRefused | LinkDown | DialFailed | Received | MessageUnreadable
     | JournalSynced | JournalFailed | SuccessorSynced | Measured | AttemptsBegan | AttemptsEnded | AttemptsProgressed
     | Submitted | CancelAsked | PauseAsked | PriorityAsked | RetryAsked | DeleteAsked | ForgetAsked | DrainAsked
+    | BlobsChanged | BlobSought | BlobSettled | CopyRefused
 )  # fmt: skip

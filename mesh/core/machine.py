@@ -5,8 +5,8 @@ and send ``Ticked`` when :meth:`Machine.deadline` has come. The same events at t
 effects, which is what the simulator and every failing seed rely on.
 
 This module owns how the parts meet: ``members`` (who is there), ``door`` (who is let in), ``election`` (who grants),
-``puller`` (journals of others), ``leader`` (tasks, while this node leads) and ``worker`` (attempts, if it works). Each
-decides for itself.
+``puller`` (journals of others), ``leader`` (tasks, while this node leads), ``worker`` (attempts, if it works),
+``holder`` (this node's blobs) and ``holdings`` (everybody's, while it leads). Each decides for itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ from mesh.core.events import (
     AttemptsBegan,
     AttemptsEnded,
     AttemptsProgressed,
+    BlobsChanged,
+    BlobSettled,
+    BlobSought,
     CancelAsked,
+    CopyRefused,
     DeleteAsked,
     DialFailed,
     DrainAsked,
@@ -47,13 +51,31 @@ from mesh.core.events import (
     SuccessorSynced,
     Ticked,
 )
+from mesh.core.holder import Holder
+from mesh.core.holdings import Holdings
 from mesh.core.identity import Me
 from mesh.core.ids import NO_CLAIM, Claim, NodeId
 from mesh.core.lattice import Lived, Mesh, Record
 from mesh.core.leader import Leader
 from mesh.core.ledger import Ledger
 from mesh.core.members import Members, Peer
-from mesh.core.messages import Cursor, Heartbeat, Hello, Message, Orders, Pull, Pulled, Refused, Report
+from mesh.core.messages import (
+    Copy,
+    CopyFailed,
+    Cursor,
+    Found,
+    Heartbeat,
+    Hello,
+    Holds,
+    HoldsSeen,
+    Message,
+    Orders,
+    Pull,
+    Pulled,
+    Refused,
+    Report,
+    Seek,
+)
 from mesh.core.outbox import Outbox
 from mesh.core.params import Params
 from mesh.core.puller import Puller
@@ -89,6 +111,8 @@ class Machine:
         self.door = Door(me, self.members, self.out, lambda: self.election.leading)
         self.worker = Worker(me, params, self.out)
         self.leader = Leader(me, params, self.members, self.puller, self.out)
+        self.holder = Holder(me.life, params, self.out)
+        self.holdings = Holdings(me.node, me.address, me.role, params, self.members, self.out)
         self._wanted: set[NodeId] | None = None  # whom to dial, as of the last step; None: everyone
         self._claim: Claim = NO_CLAIM  # what worker and leader were last told
         self._leading = False
@@ -125,6 +149,7 @@ class Machine:
             self.puller.deadline(now),
             self.worker.deadline(),
             self.leader.deadline(),
+            self.holder.deadline(),
             now if self.ledger.dying else None,
             self.copies.deadline(now),
             self.members.next_dial(self._wanted),
@@ -200,6 +225,7 @@ class Machine:
         self._beat_to(peer, now)
         if self.election.announced().leader == peer.node:
             self.worker.on_claim(self._claim)
+            self.holder.on_claim(self._claim)
 
     def _on_link_down(self, event: LinkDown, now: float) -> None:
         self.members.on_link_down(event.link, now)
@@ -210,6 +236,7 @@ class Machine:
             self.election.urgent = True
             if self._leading:
                 self.leader.on_gone(peer.node, now)
+                self.holdings.on_gone(peer.node)
 
     def _on_received(self, event: Received, now: float) -> None:
         """A message is taken whole or refused whole, before any record of it is joined."""
@@ -252,6 +279,7 @@ class Machine:
                         self.puller.on_leader_position(message.position, now)
                     if self._leading:
                         self.leader.on_heartbeat(peer, message.claim, message.why_not, now)
+                        self.holdings.on_heartbeat(peer.node, message.claim, now)
                     self.carrier.on_heartbeat(peer, message, self._follows(now), now)
                     if message.echo == 0:  # it has not heard us yet: alive needs both directions
                         self._beat_to(peer, now)
@@ -267,6 +295,14 @@ class Machine:
                     owners.renounce(self.out, message.records, sender)
             case Pulled():
                 self.puller.on_pulled(sender, message, now)
+            case Holds():
+                self.holdings.on_holds(sender, message, now)
+            case Seek():
+                self.holdings.on_seek(sender, message, now)
+            case CopyFailed():
+                self.holdings.on_copy_failed(sender, message, now)
+            case HoldsSeen() | Found() | Copy():
+                self.holder.on_message(message, now)
             case Refused() if message.highest == self._claim and sender == self._claim.leader:
                 self.worker.on_refused()
             case _:
@@ -321,9 +357,10 @@ class Machine:
             self.worker.flush(now)
             if not self.out.local:
                 break
-            while self.out.local:
-                self._deliver(self.me.node, self.out.local.popleft(), now)
+            self._hear_ourselves(now)
             self._tell_parts(now)
+        self.holder.flush(now)
+        self._hear_ourselves(now)  # of blobs alone, which gives leader and worker nothing to do
         self.leader.tasks.show()
         if self._drain_until is not None:
             self._drain(now)
@@ -331,6 +368,10 @@ class Machine:
         self.members.dial(now, self._wanted)
         if (self.election.urgent or now >= self._next_beat) and not self.copies.holds_tongue(now):
             self._beat(now)
+
+    def _hear_ourselves(self, now: float) -> None:
+        while self.out.local:
+            self._deliver(self.me.node, self.out.local.popleft(), now)
 
     def _tell_parts(self, now: float) -> None:
         """Role changes, told in one place: the leader's part opens or closes, the worker follows."""
@@ -342,14 +383,17 @@ class Machine:
             if self._leading:
                 self.copies.open(now)
                 self.leader.open(claim, now, handed=self.election.handed)
+                self.holdings.open(claim)
             else:
                 self.copies.close()
                 self.leader.close()
+                self.holdings.close()
             if not renamed:
                 self.out.note(
                     "info", "leader", leader=claim.leader, term=claim.term, established=int(claim.established)
                 )
             self.worker.on_claim(claim)
+            self.holder.on_claim(claim)
 
     def _follow(self, now: float) -> None:
         """Keep the leader's journal pulled live where it recruited us, also while it hands over to us."""
@@ -471,4 +515,8 @@ _HANDLERS: dict[type, Callable[[Machine, Any, float], None]] = {
     ForgetAsked: lambda m, e, now: m.leader.on_forget(e, now),
     DeleteAsked: lambda m, e, now: m.leader.on_asked(e, now),
     DrainAsked: Machine._on_drain,
+    BlobsChanged: lambda m, e, now: m.holder.on_changed(e),
+    BlobSought: lambda m, e, now: m.holder.on_sought(e),
+    BlobSettled: lambda m, e, now: m.holder.on_settled(e.blob),
+    CopyRefused: lambda m, e, now: m.holder.on_refused_copy(e.blob, e.reason),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
-from mesh.core.ids import AttemptId, Claim, Life, NodeId
+from mesh.core.ids import AttemptId, BlobId, Claim, Life, NodeId
 from mesh.core.lattice import Attempt, Record, Task
 
 PROTOCOL = 1
@@ -135,6 +135,70 @@ class Pulled(NamedTuple):
     records: tuple[Record, ...] | bytes  # bytes: as the journal holds them, on their way out
 
 
+class Holds(NamedTuple):
+    """Node to leader: which blobs it has whole. All of them under every new claim, and then what changes.
+
+    Numbered from 1 in each session; a node counts its sessions. Repeated until ``HoldsSeen`` covers it.
+    """
+
+    claim: Claim  # the one that this node follows
+    life: Life
+    session: int
+    seq: int
+    gained: tuple[BlobId, ...]
+    lost: tuple[BlobId, ...]
+    free: int  # bytes that its store takes yet
+    more: bool  # of a declaration: another slice follows
+
+
+class HoldsSeen(NamedTuple):
+    """Leader to node. ``session`` 0: it knows nothing of what that node holds, or not any more: declare it."""
+
+    claim: Claim
+    session: int
+    seq: int  # all up to this one
+
+
+class Seek(NamedTuple):
+    """Node to leader: who has this blob? Repeated while it is wanted here.
+
+    ``copies`` 0: its sender fetches it, and serves what it has of it so far. Else the sender has it whole, and asks
+    that so many nodes, itself included, have it.
+    """
+
+    claim: Claim
+    blob: BlobId
+    size: int  # bytes; 0 where not known
+    copies: int
+
+
+class Found(NamedTuple):
+    """The answer to a Seek, as of now."""
+
+    claim: Claim
+    blob: BlobId
+    holders: tuple[tuple[NodeId, str], ...]  # alive, with their addresses; some of them where there are many
+    fetching: tuple[tuple[NodeId, str], ...]
+    sure: bool  # every node that is alive has said what it holds
+    enough: bool  # as many nodes have it as were asked for, or as can
+    why: str  # why fewer than were asked for; empty: no reason, or not fewer
+
+
+class Copy(NamedTuple):
+    """Leader to node: fetch this blob and keep it. Repeated until it ``Holds`` it, or says why not."""
+
+    claim: Claim
+    blob: BlobId
+    size: int
+    holders: tuple[tuple[NodeId, str], ...]
+
+
+class CopyFailed(NamedTuple):
+    claim: Claim
+    blob: BlobId
+    reason: str
+
+
 class Device(NamedTuple):
     """An accelerator."""
 
@@ -211,5 +275,8 @@ class Orders(NamedTuple):
     session: int = 0  # the worker's, that these belong to
 
 
-Message: TypeAlias = Heartbeat | Verdict | YieldRequest | Yield | Refused | Relayed | Pull | Pulled | Report | Orders
+BlobMessage: TypeAlias = Holds | HoldsSeen | Seek | Found | Copy | CopyFailed
+Message: TypeAlias = (
+    Heartbeat | Verdict | YieldRequest | Yield | Refused | Relayed | Pull | Pulled | Report | Orders | BlobMessage
+)  # fmt: skip
 WORK_MESSAGES = (Report, Orders)

@@ -32,6 +32,9 @@ class Params:
     slow_sync: float = 5.0  # a journal that did not sync for this long makes its node yield
     long_sync: float = 0.5  # who took this long while it settled asks nobody to yield: a claim waits for its sync
     slice_records: int = 2000  # per message and step, so that no step takes longer than 20 ms
+    seek_again: float = 1.0  # a blob that is sought is asked for again; who asked lately is known as one who fetches
+    copy_again: float = 5.0  # a node that was asked to copy a blob is reminded
+    copy_pardon: float = 60.0  # one that could not is not asked again for so long
     allowance: float = 0.05  # seconds of queued work per slot, or two round trips if that is more
     allowance_tasks: int = 4096
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
-from mesh.core.ids import NO_CLAIM, AttemptId, Claim, NodeId, misnamed, ulid_of
+from mesh.core.ids import NO_CLAIM, AttemptId, BlobId, Claim, NodeId, misnamed, ulid_of
 from mesh.core.lattice import (
     LOST,
     NO_OUTCOME,
@@ -42,10 +42,15 @@ from mesh.core.lattice import (
     Task,
 )
 from mesh.core.messages import (
+    Copy,
+    CopyFailed,
     Cursor,
+    Found,
     Grant,
     Heartbeat,
     Hello,
+    Holds,
+    HoldsSeen,
     Message,
     Orders,
     Pull,
@@ -53,6 +58,7 @@ from mesh.core.messages import (
     Refused,
     Relayed,
     Report,
+    Seek,
     Verdict,
     Yield,
     YieldRequest,
@@ -396,6 +402,44 @@ def _refused(sender: NodeId, refused: Refused) -> str:
     return _any_claim(refused.highest)
 
 
+def _blob(blob: BlobId) -> str:
+    return "" if len(blob) == 64 and not blob.strip("0123456789abcdef") else f"{_shown(blob)} is no blob's id"
+
+
+def _holds(sender: NodeId, holds: Holds) -> str:
+    if not (0 < holds.session < MOST and 0 < holds.seq < MOST and 0 <= holds.free < MOST and _is_id(holds.life)):
+        return f"slice {holds.seq} of session {holds.session} says that {holds.free} bytes are free"
+    return next(filter(None, map(_blob, (*holds.gained, *holds.lost))), "") or _any_claim(holds.claim)
+
+
+def _holds_seen(sender: NodeId, seen: HoldsSeen) -> str:
+    if not (0 <= seen.session < MOST and 0 <= seen.seq < MOST):
+        return f"it has seen slice {seen.seq} of session {seen.session}"
+    return _any_claim(seen.claim)
+
+
+def _seek(sender: NodeId, seek: Seek) -> str:
+    if not (0 <= seek.size < MOST and 0 <= seek.copies < MOST):
+        return f"{seek.copies} copies of {seek.size} bytes are sought"
+    return _blob(seek.blob) or _any_claim(seek.claim)
+
+
+def _found(sender: NodeId, found: Found) -> str:
+    named = (_node(node) for node, _ in (*found.holders, *found.fetching))
+    return _blob(found.blob) or next(filter(None, named), "") or _any_claim(found.claim)
+
+
+def _copy(sender: NodeId, copy: Copy) -> str:
+    if not 0 <= copy.size < MOST:
+        return f"a copy of {copy.size} bytes is asked for"
+    named = (_node(node) for node, _ in copy.holders)
+    return _blob(copy.blob) or next(filter(None, named), "") or _any_claim(copy.claim)
+
+
+def _copy_failed(sender: NodeId, failed: CopyFailed) -> str:
+    return _blob(failed.blob) or _any_claim(failed.claim)
+
+
 _MESSAGES: dict[type, Callable[[NodeId, Any], str]] = {
     Heartbeat: _heartbeat,
     Verdict: _verdict,
@@ -407,4 +451,10 @@ _MESSAGES: dict[type, Callable[[NodeId, Any], str]] = {
     Pulled: _pulled,
     Report: _report,
     Orders: _orders,
+    Holds: _holds,
+    HoldsSeen: _holds_seen,
+    Seek: _seek,
+    Found: _found,
+    Copy: _copy,
+    CopyFailed: _copy_failed,
 }

@@ -185,8 +185,90 @@ class Pulled(_message.Message):
     records: bytes
     def __init__(self, session: _Optional[int] = ..., cursor: _Optional[_Union[Cursor, _Mapping]] = ..., end: _Optional[bool] = ..., records: _Optional[bytes] = ...) -> None: ...
 
+class Holds(_message.Message):
+    __slots__ = ("claim", "life", "session", "seq", "gained", "lost", "free", "more")
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    LIFE_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    GAINED_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    FREE_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    claim: _ledger_pb2.Claim
+    life: str
+    session: int
+    seq: int
+    gained: _containers.RepeatedScalarFieldContainer[str]
+    lost: _containers.RepeatedScalarFieldContainer[str]
+    free: int
+    more: bool
+    def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., life: _Optional[str] = ..., session: _Optional[int] = ..., seq: _Optional[int] = ..., gained: _Optional[_Iterable[str]] = ..., lost: _Optional[_Iterable[str]] = ..., free: _Optional[int] = ..., more: _Optional[bool] = ...) -> None: ...
+
+class HoldsSeen(_message.Message):
+    __slots__ = ("claim", "session", "seq")
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    claim: _ledger_pb2.Claim
+    session: int
+    seq: int
+    def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., session: _Optional[int] = ..., seq: _Optional[int] = ...) -> None: ...
+
+class Seek(_message.Message):
+    __slots__ = ("claim", "blob", "size", "copies")
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    COPIES_FIELD_NUMBER: _ClassVar[int]
+    claim: _ledger_pb2.Claim
+    blob: str
+    size: int
+    copies: int
+    def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., blob: _Optional[str] = ..., size: _Optional[int] = ..., copies: _Optional[int] = ...) -> None: ...
+
+class Found(_message.Message):
+    __slots__ = ("claim", "blob", "holders", "fetching", "sure", "enough", "why")
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    FETCHING_FIELD_NUMBER: _ClassVar[int]
+    SURE_FIELD_NUMBER: _ClassVar[int]
+    ENOUGH_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    claim: _ledger_pb2.Claim
+    blob: str
+    holders: _containers.RepeatedCompositeFieldContainer[PeerAddress]
+    fetching: _containers.RepeatedCompositeFieldContainer[PeerAddress]
+    sure: bool
+    enough: bool
+    why: str
+    def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., blob: _Optional[str] = ..., holders: _Optional[_Iterable[_Union[PeerAddress, _Mapping]]] = ..., fetching: _Optional[_Iterable[_Union[PeerAddress, _Mapping]]] = ..., sure: _Optional[bool] = ..., enough: _Optional[bool] = ..., why: _Optional[str] = ...) -> None: ...
+
+class Copy(_message.Message):
+    __slots__ = ("claim", "blob", "size", "holders")
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    claim: _ledger_pb2.Claim
+    blob: str
+    size: int
+    holders: _containers.RepeatedCompositeFieldContainer[PeerAddress]
+    def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., blob: _Optional[str] = ..., size: _Optional[int] = ..., holders: _Optional[_Iterable[_Union[PeerAddress, _Mapping]]] = ...) -> None: ...
+
+class CopyFailed(_message.Message):
+    __slots__ = ("claim", "blob", "reason")
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    claim: _ledger_pb2.Claim
+    blob: str
+    reason: str
+    def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., blob: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
 class PeerFrame(_message.Message):
-    __slots__ = ("hello", "refusal", "heartbeat", "verdict", "yield_request", "yielded", "refused", "relayed", "pull", "pulled")
+    __slots__ = ("hello", "refusal", "heartbeat", "verdict", "yield_request", "yielded", "refused", "relayed", "pull", "pulled", "holds", "holds_seen", "seek", "found", "copy", "copy_failed")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
@@ -197,6 +279,12 @@ class PeerFrame(_message.Message):
     RELAYED_FIELD_NUMBER: _ClassVar[int]
     PULL_FIELD_NUMBER: _ClassVar[int]
     PULLED_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_SEEN_FIELD_NUMBER: _ClassVar[int]
+    SEEK_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    COPY_FIELD_NUMBER: _ClassVar[int]
+    COPY_FAILED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     refusal: Refusal
     heartbeat: Heartbeat
@@ -207,4 +295,10 @@ class PeerFrame(_message.Message):
     relayed: Relayed
     pull: Pull
     pulled: Pulled
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ..., yield_request: _Optional[_Union[YieldRequest, _Mapping]] = ..., yielded: _Optional[_Union[Yield, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., relayed: _Optional[_Union[Relayed, _Mapping]] = ..., pull: _Optional[_Union[Pull, _Mapping]] = ..., pulled: _Optional[_Union[Pulled, _Mapping]] = ...) -> None: ...
+    holds: Holds
+    holds_seen: HoldsSeen
+    seek: Seek
+    found: Found
+    copy: Copy
+    copy_failed: CopyFailed
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ..., yield_request: _Optional[_Union[YieldRequest, _Mapping]] = ..., yielded: _Optional[_Union[Yield, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., relayed: _Optional[_Union[Relayed, _Mapping]] = ..., pull: _Optional[_Union[Pull, _Mapping]] = ..., pulled: _Optional[_Union[Pulled, _Mapping]] = ..., holds: _Optional[_Union[Holds, _Mapping]] = ..., holds_seen: _Optional[_Union[HoldsSeen, _Mapping]] = ..., seek: _Optional[_Union[Seek, _Mapping]] = ..., found: _Optional[_Union[Found, _Mapping]] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ..., copy_failed: _Optional[_Union[CopyFailed, _Mapping]] = ...) -> None: ...

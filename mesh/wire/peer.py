@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from mesh.core.messages import (
+    BlobMessage,
     Cursor,
     Heartbeat,
     Hello,
@@ -19,6 +20,7 @@ from mesh.core.messages import (
     YieldRequest,
 )
 from mesh.v1 import peer_pb2 as pb
+from mesh.wire import holdings
 from mesh.wire.errors import UNREADABLE, UNWRITABLE, unreadable, unwritable
 from mesh.wire.ledger import decode_records, encode_records, get_claim, put_claim
 
@@ -30,7 +32,9 @@ class Refusal(NamedTuple):
     reason: str
 
 
-PeerMessage: TypeAlias = Heartbeat | Verdict | YieldRequest | Yield | Refused | Relayed | Pull | Pulled
+PeerMessage: TypeAlias = (
+    Heartbeat | Verdict | YieldRequest | Yield | Refused | Relayed | Pull | Pulled | BlobMessage
+)  # fmt: skip
 LinkMessage: TypeAlias = Hello | Refusal | PeerMessage
 
 
@@ -217,7 +221,7 @@ def _get_cursor(m: pb.Cursor) -> Cursor:
     return Cursor(m.journal, m.position, m.digest)
 
 
-_CODECS: dict[type[LinkMessage], tuple[str, Callable[[Any, Any], None], Callable[[Any], Any]]] = {
+_CODECS: dict[type, tuple[str, Callable[[Any, Any], None], Callable[[Any], Any]]] = {
     Hello: ("hello", _put_hello, _get_hello),
     Refusal: ("refusal", _put_refusal, _get_refusal),
     Heartbeat: ("heartbeat", _put_heartbeat, _get_heartbeat),
@@ -228,5 +232,6 @@ _CODECS: dict[type[LinkMessage], tuple[str, Callable[[Any, Any], None], Callable
     Relayed: ("relayed", _put_relayed, _get_relayed),
     Pull: ("pull", _put_pull, _get_pull),
     Pulled: ("pulled", _put_pulled, _get_pulled),
+    **holdings.CODECS,
 }
 _GETTERS: dict[str, Callable[[Any], Any]] = {kind: get for kind, _, get in _CODECS.values()}

@@ -129,6 +129,23 @@ def message(what: say.Message) -> str:
             parts += [attempt(each) for each in what.attempts]
             parts += [bid(what.bid)]
             return f"report to {claim(what.claim)}, applied {what.applied}: {', '.join(parts)}"
+        case say.Holds():
+            changes = [f"+{each[:6]}" for each in what.gained] + [f"-{each[:6]}" for each in what.lost]
+            return f"holds {what.session}.{what.seq}: {' '.join(changes) or 'nothing'}{', and more' * what.more}"
+        case say.HoldsSeen():
+            return f"has seen holds {what.session}.{what.seq}" if what.session else "asks what it holds"
+        case say.Seek():
+            return f"seeks {what.blob[:6]}" + (f" on {what.copies} nodes" if what.copies else "")
+        case say.Found():
+            parts = [name_of(node) for node, _ in what.holders]
+            parts += [f"{name_of(node)} (fetching)" for node, _ in what.fetching]
+            parts += [] if what.sure else ["perhaps more"]
+            parts += [] if what.enough else ["not enough"]
+            return f"found {what.blob[:6]}: {', '.join(parts) or 'nobody'}" + (f" ({what.why})" if what.why else "")
+        case say.Copy():
+            return f"copy {what.blob[:6]} from {' '.join(name_of(node) for node, _ in what.holders)}"
+        case say.CopyFailed():
+            return f"cannot copy {what.blob[:6]}: {what.reason}"
         case say.Orders():
             parts = [f"grant {attempt_name(g.attempt)} of {g.task.id}" for g in what.grants]
             parts += [f"recall {attempt_name(recalled)} ({why})" for recalled, why in what.recalls]
@@ -164,6 +181,10 @@ def effect(what: do.Effect) -> str:
         case do.Notice():
             fields = " ".join(f"{key}={value}" for key, value in what.fields)
             return f"notes {what.event}: {fields}"
+        case do.BlobFound():
+            return f"hears of {what.blob[:6]}: {' '.join(name_of(node) for node, _ in what.holders) or 'nobody'}"
+        case do.CopyBlob():
+            return f"copies {what.blob[:6]} from {' '.join(name_of(node) for node, _ in what.holders)}"
         case do.Drained():
             return "is drained"
         case do.Exit():

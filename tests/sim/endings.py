@@ -38,6 +38,8 @@ def unsettled(world: World) -> str:
         left = [task for task in left if leader.ledger.is_deleted(task)]
         if left:
             return f"{host.name} holds attempts at {left}, and their job was deleted"
+    if waiting := world.blobs.unsettled():
+        return waiting
     for name, task in world.clients.tasks.items():
         if leader.ledger.is_deleted(name):
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from random import Random
 
 from tests.sim.endings import judge, unsettled
 from tests.sim.faults import Faults
@@ -43,6 +44,7 @@ def _play(world: World) -> None:
     for job in plan.jobs:
         world.at(job.at, world.clients.submit, job.job, job.tasks)
         _meddle(world, job)
+    _exchange(world)
     faults.plan()
     if plan.deletes:
         for job in plan.jobs:
@@ -72,6 +74,14 @@ def _play(world: World) -> None:
         _restart_one(world)
     if not wrong():
         judge(world)
+
+
+def _exchange(world: World) -> None:
+    """A few blobs are put, and fetched elsewhere. Drawn apart, so that all else is as it was without."""
+    rng = Random(f"blobs/{world.seed}")
+    for _ in range(4):
+        world.at(rng.uniform(0.5, 45.0), world.blobs.put, rng.choice(world.hosts))
+        world.at(rng.uniform(5.0, 60.0), world.blobs.fetch, rng.choice(world.hosts))
 
 
 def _restart_one(world: World) -> None:

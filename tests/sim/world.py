@@ -23,6 +23,7 @@ from mesh.core.ids import Life, NodeId, node_id
 from mesh.core.machine import Machine
 from mesh.core.messages import Offer
 from mesh.core.params import Params
+from tests.sim.blobs import Blobs
 from tests.sim.clients import Clients
 from tests.sim.disks import Disk
 from tests.sim.network import End, Network
@@ -109,6 +110,7 @@ class World:
         self.net = Network(self)
         self.runners = Runners(self)
         self.clients = Clients(self)
+        self.blobs = Blobs(self)
         self.before_step: list[Callable[[Host, ev.Event], None]] = []
         self.after_step: list[Callable[[Host, ev.Event, list[do.Effect]], None]] = []
         self.hosts = [Host(self, index, host) for index, host in enumerate(plan.hosts)]
@@ -128,6 +130,8 @@ class World:
             do.Notice: lambda host, e: None,
             do.LeaderChanged: lambda host, e: None,
             do.JobsChanged: lambda host, e: None,
+            do.BlobFound: self.blobs.found,
+            do.CopyBlob: self.blobs.copy,
         }
 
     # -- time -------------------------------------------------------------------------------------------------------
@@ -171,6 +175,7 @@ class World:
 
     def ruin(self, host: Host) -> None:
         self.ruined.append((self.now, host))
+        self.blobs.ruined(host)
 
     def survives(self, nodes: Iterable[NodeId], since: float) -> bool:
         """Whether what was on the disks of all these then is on one of them yet."""
@@ -193,6 +198,7 @@ class World:
         records, own, cursors = host.disk.start()
         host.machine = Machine(me, self.params, records, host.local(self.now), own, cursors)
         self.feed(host, ev.Measured(host.offer))
+        self.blobs.started(host)
         if self.plan.discovery:
             self.after(self.rng.uniform(0.1, 1.5), self._browse, host, host.life, 2.0)
 
@@ -221,6 +227,7 @@ class World:
         host.disk.crash()
         self.runners.kill(host)
         self.clients.lost(host)
+        self.blobs.crashed(host)
         self.net.vanish(host)
 
     def sleep(self, host: Host, seconds: float, frozen: bool) -> None:
