@@ -150,7 +150,7 @@ class DeleteAsked(NamedTuple):
 class BlobsChanged(NamedTuple):
     """The store has these whole from now on, or not any more. At start: all that it has."""
 
-    gained: tuple[BlobId, ...]
+    gained: tuple[tuple[BlobId, int], ...]  # and their sizes in bytes
     lost: tuple[BlobId, ...]
     free: int  # bytes that it takes yet
 

@@ -30,7 +30,7 @@ class Sought:
 class Holder:
     def __init__(self, life: Life, params: Params, out: Outbox) -> None:
         self.life, self.params, self.out = life, params, out
-        self.held: dict[BlobId, None] = {}
+        self.held: dict[BlobId, int] = {}  # and their sizes
         self.free = 0
         self.sought: dict[BlobId, Sought] = {}
         self.copying: set[BlobId] = set()  # that the leader asked for
@@ -40,7 +40,7 @@ class Holder:
         self._unseen: deque[Holds] = deque()
         self._sent_at = 0.0
         self._declare = False
-        self._gained: dict[BlobId, None] = {}  # not told yet
+        self._gained: dict[BlobId, int] = {}  # not told yet
         self._lost: dict[BlobId, None] = {}
 
     # -- what happens -----------------------------------------------------------------------------------------------
@@ -53,10 +53,10 @@ class Holder:
 
     def on_changed(self, event: BlobsChanged) -> None:
         self.free = event.free
-        for blob in event.gained:
+        for blob, size in event.gained:
             self.copying.discard(blob)
             if blob not in self.held:
-                self.held[blob] = self._gained[blob] = None
+                self.held[blob] = self._gained[blob] = size
                 self._lost.pop(blob, None)
         for blob in event.lost:
             if blob in self.held:
@@ -118,7 +118,7 @@ class Holder:
                 self.out.send(self.claim.leader, Seek(self.claim, blob, sought.size, sought.copies))
 
     def _tell(self, now: float, *, declares: bool) -> None:
-        gained, lost, size = list(self._gained), list(self._lost), self.params.slice_records
+        gained, lost, size = list(self._gained.items()), list(self._lost), self.params.slice_records
         self._gained, self._lost = {}, {}
         if not self._unseen:
             self._sent_at = now

@@ -51,6 +51,7 @@ class Holdings:
         self.claim: Claim = NO_CLAIM
         self.stocks: dict[NodeId, Stock] = {}
         self.holders: dict[BlobId, set[NodeId]] = {}
+        self.sizes: dict[BlobId, int] = {}  # bytes, of those that somebody has
         self._fetching: dict[BlobId, dict[NodeId, float]] = {}  # and when each asked last
         self._asked: dict[BlobId, dict[NodeId, float]] = {}  # whom we asked to copy, and when
         self._failed: dict[BlobId, dict[NodeId, tuple[float, str]]] = {}  # who could not, when, and why
@@ -62,7 +63,7 @@ class Holdings:
 
     def close(self) -> None:
         self.claim = NO_CLAIM
-        for known in (self.stocks, self.holders, self._fetching, self._asked, self._failed, self._prompted):
+        for known in (self.stocks, self.holders, self.sizes, self._fetching, self._asked, self._failed, self._prompted):
             known.clear()
 
     # -- what nodes say ---------------------------------------------------------------------------------------------
@@ -92,7 +93,8 @@ class Holdings:
         if holds.seq == stock.seq + 1:
             stock.seq, stock.free = holds.seq, holds.free
             stock.complete |= not holds.more
-            for blob in holds.gained:
+            for blob, size in holds.gained:
+                self.sizes[blob] = size
                 self._gain(node, stock, blob)
             for blob in holds.lost:
                 stock.blobs.discard(blob)
@@ -115,6 +117,7 @@ class Holdings:
         holders.discard(node)
         if not holders:
             self.holders.pop(blob, None)
+            self.sizes.pop(blob, None)
 
     def _drop(self, node: NodeId) -> None:
         stock = self.stocks.pop(node, None)

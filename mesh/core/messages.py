@@ -145,7 +145,7 @@ class Holds(NamedTuple):
     life: Life
     session: int
     seq: int
-    gained: tuple[BlobId, ...]
+    gained: tuple[tuple[BlobId, int], ...]  # and their sizes in bytes
     lost: tuple[BlobId, ...]
     free: int  # bytes that its store takes yet
     more: bool  # of a declaration: another slice follows

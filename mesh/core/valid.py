@@ -409,7 +409,10 @@ def _blob(blob: BlobId) -> str:
 def _holds(sender: NodeId, holds: Holds) -> str:
     if not (0 < holds.session < MOST and 0 < holds.seq < MOST and 0 <= holds.free < MOST and _is_id(holds.life)):
         return f"slice {holds.seq} of session {holds.session} says that {holds.free} bytes are free"
-    return next(filter(None, map(_blob, (*holds.gained, *holds.lost))), "") or _any_claim(holds.claim)
+    if not all(0 <= size < MOST for _, size in holds.gained):
+        return f"slice {holds.seq} of session {holds.session} has blobs of impossible sizes"
+    blobs = (*(blob for blob, _ in holds.gained), *holds.lost)
+    return next(filter(None, map(_blob, blobs)), "") or _any_claim(holds.claim)
 
 
 def _holds_seen(sender: NodeId, seen: HoldsSeen) -> str:

@@ -185,6 +185,14 @@ class Pulled(_message.Message):
     records: bytes
     def __init__(self, session: _Optional[int] = ..., cursor: _Optional[_Union[Cursor, _Mapping]] = ..., end: _Optional[bool] = ..., records: _Optional[bytes] = ...) -> None: ...
 
+class HeldBlob(_message.Message):
+    __slots__ = ("blob", "size")
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    blob: str
+    size: int
+    def __init__(self, blob: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...
+
 class Holds(_message.Message):
     __slots__ = ("claim", "life", "session", "seq", "gained", "lost", "free", "more")
     CLAIM_FIELD_NUMBER: _ClassVar[int]
@@ -199,11 +207,11 @@ class Holds(_message.Message):
     life: str
     session: int
     seq: int
-    gained: _containers.RepeatedScalarFieldContainer[str]
+    gained: _containers.RepeatedCompositeFieldContainer[HeldBlob]
     lost: _containers.RepeatedScalarFieldContainer[str]
     free: int
     more: bool
-    def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., life: _Optional[str] = ..., session: _Optional[int] = ..., seq: _Optional[int] = ..., gained: _Optional[_Iterable[str]] = ..., lost: _Optional[_Iterable[str]] = ..., free: _Optional[int] = ..., more: _Optional[bool] = ...) -> None: ...
+    def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., life: _Optional[str] = ..., session: _Optional[int] = ..., seq: _Optional[int] = ..., gained: _Optional[_Iterable[_Union[HeldBlob, _Mapping]]] = ..., lost: _Optional[_Iterable[str]] = ..., free: _Optional[int] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class HoldsSeen(_message.Message):
     __slots__ = ("claim", "session", "seq")

@@ -22,13 +22,14 @@ def _get_named(field: Any) -> tuple[tuple[str, str], ...]:
 def _put_holds(m: pb.Holds, holds: Holds) -> None:
     claim, m.life, m.session, m.seq, gained, lost, m.free, m.more = holds
     put_claim(m.claim, claim)
-    m.gained.extend(gained)
+    for blob, size in gained:
+        m.gained.add(blob=blob, size=size)
     m.lost.extend(lost)
 
 
 def _get_holds(m: pb.Holds) -> Holds:
-    claim = get_claim(m.claim)
-    return Holds(claim, m.life, m.session, m.seq, tuple(m.gained), tuple(m.lost), m.free, m.more)
+    gained = tuple((part.blob, part.size) for part in m.gained)
+    return Holds(get_claim(m.claim), m.life, m.session, m.seq, gained, tuple(m.lost), m.free, m.more)
 
 
 def _put_holds_seen(m: pb.HoldsSeen, seen: HoldsSeen) -> None:

@@ -130,7 +130,7 @@ def message(what: say.Message) -> str:
             parts += [bid(what.bid)]
             return f"report to {claim(what.claim)}, applied {what.applied}: {', '.join(parts)}"
         case say.Holds():
-            changes = [f"+{each[:6]}" for each in what.gained] + [f"-{each[:6]}" for each in what.lost]
+            changes = [f"+{each[:6]}" for each, _ in what.gained] + [f"-{each[:6]}" for each in what.lost]
             return f"holds {what.session}.{what.seq}: {' '.join(changes) or 'nothing'}{', and more' * what.more}"
         case say.HoldsSeen():
             return f"has seen holds {what.session}.{what.seq}" if what.session else "asks what it holds"

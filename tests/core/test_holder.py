@@ -29,7 +29,7 @@ class Rig:
             self.see(self.first[-1])
 
     def change(self, *gained: BlobId, lost: tuple[BlobId, ...] = ()) -> None:
-        self.holder.on_changed(BlobsChanged(gained, lost, 7))
+        self.holder.on_changed(BlobsChanged(tuple((blob, 5) for blob in gained), lost, 7))
 
     def see(self, holds: Message) -> None:
         assert isinstance(holds, Holds)
@@ -43,7 +43,7 @@ class Rig:
 
 def holds(message: Message) -> tuple[int, int, tuple[BlobId, ...], tuple[BlobId, ...]]:
     assert isinstance(message, Holds)
-    return message.session, message.seq, message.gained, message.lost
+    return message.session, message.seq, tuple(blob for blob, _ in message.gained), message.lost
 
 
 def test_all_that_is_held_is_declared_in_slices() -> None:

@@ -44,7 +44,9 @@ class Rig:
     def holds(self, name: str, *gained: str, **more: Any) -> list[Message]:
         """It says so; the leader's words to it."""
         self.seqs[name] = seq = more.pop("seq", self.seqs.get(name, 0) + 1)
-        says = Holds(claim("a"), f"{name}1", 1, seq, gained, (), GIB, False)._replace(**more)
+        says = Holds(claim("a"), f"{name}1", 1, seq, tuple((blob, 5) for blob in gained), (), GIB, False)._replace(
+            **more
+        )
         self.holdings.on_holds(node(name), says, self.now)
         return self.said(name)
 
@@ -100,6 +102,16 @@ def test_who_lost_it_is_not_named() -> None:
     rig.holds("b", BLOB)
     rig.holds("b", lost=(BLOB,))
     assert named(rig.seek("c")) == []
+
+
+def test_a_size_is_known_as_long_as_somebody_has_the_blob() -> None:
+    rig = Rig("b", "c")
+    rig.holds("b", BLOB)
+    rig.holds("c", BLOB)
+    rig.holds("b", lost=(BLOB,))
+    assert rig.holdings.sizes == {BLOB: 5}
+    rig.holds("c", lost=(BLOB,))
+    assert rig.holdings.sizes == rig.holdings.holders == {}
 
 
 def test_whose_process_ended_is_not_named_until_its_next_life_declares() -> None:

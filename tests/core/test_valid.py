@@ -41,9 +41,14 @@ from mesh.core.lattice import (
 from mesh.core.machine import Machine
 from mesh.core.messages import (
     NO_CURSOR,
+    Copy,
+    CopyFailed,
     Cursor,
+    Found,
     Grant,
     Hello,
+    Holds,
+    HoldsSeen,
     Message,
     Orders,
     Pull,
@@ -51,6 +56,7 @@ from mesh.core.messages import (
     Refused,
     Relayed,
     Report,
+    Seek,
     Sighting,
     Verdict,
     Yield,
@@ -276,6 +282,12 @@ def report(*attempts: Attempt, claimed: Claim = NO_CLAIM) -> Report:
     return Report(claimed, "b1", 0, attempts, (), bid(), 0)
 
 
+def holds(**more: Any) -> Holds:
+    return Holds(CLAIM, "b1", 1, 1, ((BLOB, 5),), (BLOB,), 7, False)._replace(**more)
+
+
+BLOB = "0f" * 32
+FOUND = Found(CLAIM, BLOB, ((B, "b:1"),), ((B, "b:1"),), True, True, "")
 TOO_HIGH = CLAIM._replace(term=2**63 - 1)
 MESSAGES: tuple[tuple[Message, str], ...] = (
     (Pulled(1, Cursor("of b", 1, "x"), True, (TASK, OPEN)), "2 records end at record 1"),
@@ -308,6 +320,30 @@ MESSAGES: tuple[tuple[Message, str], ...] = (
     (Refused(TOO_HIGH, True), "has term"),
     (Relayed(B, node("a"), Verdict(node("a"), B, -1, True)), "above term -1"),
     (Relayed("b", node("a"), Yield(CLAIM, "why")), "no id of a node"),
+    (holds(claim=TOO_HIGH), "has term"),
+    (holds(life=""), "slice 1 of session 1"),
+    (holds(seq=0), "slice 0"),
+    (holds(session=0), "session 0"),
+    (holds(free=-1), "-1 bytes are free"),
+    (holds(gained=((BLOB, -1),)), "impossible sizes"),
+    (holds(gained=(("../" + BLOB[3:], 1),)), "is no blob's id"),
+    (holds(lost=(BLOB.upper(),)), "is no blob's id"),
+    (HoldsSeen(CLAIM, 1, -1), "slice -1"),
+    (HoldsSeen(TOO_HIGH, 1, 1), "has term"),
+    (Seek(CLAIM, BLOB, -1, 0), "-1 bytes"),
+    (Seek(CLAIM, BLOB, 1, -1), "-1 copies"),
+    (Seek(CLAIM, BLOB[1:], 1, 0), "is no blob's id"),
+    (Seek(TOO_HIGH, BLOB, 1, 0), "has term"),
+    (FOUND._replace(blob="x"), "is no blob's id"),
+    (FOUND._replace(holders=(("b", "b:1"),)), "no id of a node"),
+    (FOUND._replace(fetching=(("b", "b:1"),)), "no id of a node"),
+    (FOUND._replace(claim=TOO_HIGH), "has term"),
+    (Copy(CLAIM, BLOB, -1, ()), "-1 bytes"),
+    (Copy(CLAIM, "", 1, ()), "is no blob's id"),
+    (Copy(CLAIM, BLOB, 1, (("b", "b:1"),)), "no id of a node"),
+    (Copy(TOO_HIGH, BLOB, 1, ()), "has term"),
+    (CopyFailed(CLAIM, "x", "why"), "is no blob's id"),
+    (CopyFailed(TOO_HIGH, BLOB, "why"), "has term"),
 )  # fmt: skip
 
 

@@ -59,7 +59,7 @@ class Blobs:
     # -- hosts -------------------------------------------------------------------------------------------------------
 
     def started(self, host: Host) -> None:
-        self.world.feed(host, ev.BlobsChanged(tuple(sorted(self._of(host))), (), ROOM))
+        self.world.feed(host, ev.BlobsChanged(tuple((blob, SIZE) for blob in sorted(self._of(host))), (), ROOM))
 
     def crashed(self, host: Host) -> None:
         """Who waited there is gone as well."""
@@ -74,7 +74,7 @@ class Blobs:
 
     def _store(self, host: Host, blob: BlobId) -> None:
         self._of(host).add(blob)
-        self.world.feed(host, ev.BlobsChanged((blob,), (), ROOM))
+        self.world.feed(host, ev.BlobsChanged(((blob, SIZE),), (), ROOM))
 
     # -- what machines say -------------------------------------------------------------------------------------------
 
