@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from mesh.core.ids import TaskId
 from mesh.core.ledger import BROKEN, CANCELLED, DONE, FINAL, Ledger, TaskState
 from mesh.core.reasons import OWNED
-from tests.sim.faults import CLONE
 from tests.sim.leaders import disunity
-from tests.sim.plans import fits
+from tests.sim.plans import CLONE, fits
 
 if TYPE_CHECKING:
     from mesh.core.machine import Machine

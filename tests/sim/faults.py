@@ -6,13 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mesh.core.ids import node_id
-
 if TYPE_CHECKING:
     from tests.sim.world import Host, World
 
 DURATIONS = (0.5, 1.5, 3.0, 8.0, 20.0, 36.0)
-CLONE = 1_000  # ulids from here on were made with --new-id
 
 
 class Faults:
@@ -232,19 +229,11 @@ class Faults:
         for host in world.hosts:
             host.disk.stuck_until = host.disk.failing_until = 0.0
             host.disk.slow = 1.0
-            if host.exited:
-                self.new_id(host)
+            world.new_id(host)
             world.start(host)
             world.wake(host)
         for host in (host for host in world.hosts if host.destroyed):
             world.clients.forget(host.node)
-
-    def new_id(self, host: Host) -> None:
-        """What the refusal of a double says: ``meshd --new-id``, on the same directory."""
-        ulid = CLONE + host.index
-        host.plan = replace(host.plan, ulid=ulid)
-        host.node = node_id(host.plan.rank, f"{ulid:026d}")
-        host.exited = ""
 
 
 KINDS: tuple[tuple[Callable[[Faults], None], int], ...] = (

@@ -9,6 +9,7 @@ from mesh.core.lattice import Job, Resources, Retries, Shape, Task
 from mesh.core.messages import Device, Offer
 
 GIB = 1 << 30
+CLONE = 1_000  # ulids from here on were made with --new-id
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,10 @@ def _play(world: World) -> None:
     plan, faults = world.plan, Faults(world)
     for host in world.hosts:
         world.at(host.plan.joins_at, world.start, host)
+    meddled = 0.0  # the last time
     for job in plan.jobs:
         world.at(job.at, world.clients.submit, job.job, job.tasks)
-        _meddle(world, job)
+        meddled = max(meddled, _meddle(world, job))
     _exchange(world)
     faults.plan()
     if plan.deletes:
@@ -51,7 +52,7 @@ def _play(world: World) -> None:
             _delete(world, job)
     wrong = lambda: bool(world.violations)  # noqa: E731
     world.run_until(plan.fault_time + 20.0, wrong)  # by then the last of a series has struck
-    world.run_until(plan.fault_time + 45.0, lambda: wrong() or faults.over())
+    world.run_until(plan.fault_time + 45.0, lambda: wrong() or (world.now >= meddled and faults.over()))
     if wrong():
         return
     faults.calm()
@@ -114,8 +115,8 @@ def _delete(world: World, job: JobPlan) -> None:
         world.at(when, clients.delete, job.job.id, tasks)
 
 
-def _meddle(world: World, job: JobPlan) -> None:
-    """What people do to their jobs."""
+def _meddle(world: World, job: JobPlan) -> float:
+    """What people do to their jobs, and when they have done it."""
     rng, clients, tasks = world.rng, world.clients, [task.id for task in job.tasks]
     when = job.at + rng.uniform(0.5, 25.0)
     what = rng.random()
@@ -123,7 +124,8 @@ def _meddle(world: World, job: JobPlan) -> None:
         world.at(when, clients.cancel, tasks[-1], tasks[-1:])
     elif what < 0.22:
         world.at(when, clients.cancel, job.job.id, tasks)
-        world.at(when + rng.uniform(1.0, 20.0), clients.retry, job.job.id, tasks)
+        when += rng.uniform(1.0, 20.0)
+        world.at(when, clients.retry, job.job.id, tasks)
     elif what < 0.32:
         world.at(when, clients.pause, job.job.id, tasks, rng.uniform(1.0, 30.0))
     elif what < 0.42:
@@ -133,3 +135,4 @@ def _meddle(world: World, job: JobPlan) -> None:
         world.at(when, clients.retry, tasks[0], tasks[:1])
     elif what < 0.6:
         world.at(when, clients.submit, job.job, job.tasks)  # the whole of it again
+    return when

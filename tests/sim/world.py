@@ -12,6 +12,7 @@ import json
 import random
 import struct
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
@@ -27,7 +28,7 @@ from tests.sim.blobs import Blobs
 from tests.sim.clients import Clients
 from tests.sim.disks import Disk
 from tests.sim.network import End, Network
-from tests.sim.plans import HostPlan, Plan
+from tests.sim.plans import CLONE, HostPlan, Plan
 from tests.sim.runners import Runners
 
 MOST_STEPS = 100_000  # a default world takes about 5,000
@@ -285,7 +286,16 @@ class World:
             host.disk.close()
             self.crash(host)
             if self.calmed:
+                self.new_id(host)
                 self.after(1.0, self.start, host)
+
+    def new_id(self, host: Host) -> None:
+        """What the refusal of a double says to do: ``meshd --new-id``, on the same directory."""
+        if host.exited:
+            ulid = CLONE + host.index
+            host.plan = replace(host.plan, ulid=ulid)
+            host.node = node_id(host.plan.rank, f"{ulid:026d}")
+            host.exited = ""
 
     def leaders(self) -> list[Host]:
         return [host for host in self.hosts if host.machine is not None and host.machine.leading]
