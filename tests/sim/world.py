@@ -204,7 +204,10 @@ class World:
             self.after(self.rng.uniform(0.1, 1.5), self._browse, host, host.life, 2.0)
 
     def _browse(self, host: Host, life: Life, again: float) -> None:
-        """mDNS: ask who is there, and be heard asking; again and again, more and more rarely by who has a leader."""
+        """mDNS: ask who is there, and be heard asking; again and again, more and more rarely by who has a leader.
+
+        ``again``: seconds until the next time; 0: this once, after a suspend.
+        """
         if host.life != life or host.machine is None:
             return
         for other in self.hosts:
@@ -213,6 +216,8 @@ class World:
             self.feed(other, ev.AddressFound(host.address))
             if (other.index, host.index) not in self.net.cuts:
                 self.feed(host, ev.AddressFound(other.address))
+        if not again:
+            return
         election = host.machine.election
         seeking = election.leading or not election.heard_leader(host.local(self.now))
         self.after(min(again, ASK_AGAIN) if seeking else again, self._browse, host, life, min(again * 3, 60.0))
@@ -258,6 +263,8 @@ class World:
         late = host.due is not None and self.now > host.due
         if gap >= FROZEN and (not host.frozen or late):
             self.feed(host, ev.Resumed(gap))
+            if self.plan.discovery:
+                self.after(self.rng.uniform(0.05, 0.5), self._browse, host, host.life, 0.0)
         if late:
             self.feed(host, ev.Ticked())
         for event in missed:
