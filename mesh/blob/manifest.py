@@ -50,6 +50,10 @@ def name(manifest: bytes) -> BlobId:
     return blake3(manifest).hexdigest()
 
 
+def is_name(text: str) -> bool:
+    return len(text) == 64 and not text.strip("0123456789abcdef")
+
+
 def digest(data: Buffer) -> bytes:
     return blake3(data).digest()
 
@@ -72,6 +76,12 @@ def parse(encoded: bytes, blob: BlobId) -> Manifest:
     if not all(0 < chunk.size <= CHUNK_BYTES for chunk in chunks) or sum(chunk.size for chunk in chunks) != size:
         raise BlobCorrupt(f"the manifest of blob {blob[:12]} lies about sizes", f"{count} chunks are not {size} bytes")
     return Manifest(size, chunks)
+
+
+def chunk_at(encoded: bytes, index: int) -> Chunk | None:
+    """Of a manifest that was parsed before; ``None``: it has not that many."""
+    start = len(MAGIC) + _HEAD.size + index * _CHUNK.size
+    return Chunk(*_CHUNK.unpack_from(encoded, start)) if index >= 0 and start < len(encoded) else None
 
 
 def cut(segments: Iterable[Buffer]) -> Iterator[memoryview]:

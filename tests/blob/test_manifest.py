@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.blob.manifest import CHUNK_BYTES, MAGIC, Chunk, Manifest, cut, digest, manifest_of, name, parse
+from mesh.blob.manifest import CHUNK_BYTES, MAGIC, Chunk, Manifest, cut, digest, is_name, manifest_of, name, parse
 from mesh.core.errors import BlobCorrupt
 
 ONE = Chunk(digest(b"one"), 3)
@@ -58,3 +58,9 @@ def test_a_changed_segment_leaves_the_chunks_of_the_others_as_they_were() -> Non
     before = [digest(piece) for piece in cut([b"a" * 10, b"b" * 3_000_000, b"c" * 10])]
     after = [digest(piece) for piece in cut([b"a" * 11, b"b" * 3_000_000, b"c" * 10])]
     assert before[1:] == after[1:]
+
+
+@pytest.mark.parametrize("text", ["", "0" * 63, "0" * 65, "G" * 64, "A" * 64, "../" + "0" * 61, "0" * 63 + "\n"])
+def test_what_is_no_name(text: str) -> None:
+    assert not is_name(text)
+    assert is_name(name(manifest_of([ONE]).encode()))
