@@ -17,6 +17,7 @@ BENCHES = (
     "replication",
     "catchup",
     "nodes",
+    "blobs",
 )
 WITHIN = 600.0
 
