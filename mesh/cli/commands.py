@@ -11,7 +11,7 @@ from contextlib import aclosing
 from typing import Any
 
 from mesh import __version__
-from mesh.cli import show
+from mesh.cli import blobs, show
 from mesh.cli.output import Output
 from mesh.cli.submit import submit, wait
 from mesh.client.channel import Channel
@@ -189,4 +189,7 @@ COMMANDS: dict[str, Command] = {
     "best": best,
     "results": results,
     "status": status,
+    "put": blobs.put,
+    "get": blobs.get,
+    "blobs": blobs.blobs,
 }

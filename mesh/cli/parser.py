@@ -12,9 +12,6 @@ from mesh.core.errors import NotBuilt
 NOT_BUILT = {
     "models": "checkpoints and models come with the blob plane",
     "runs": "`meshctl jobs`, pause, resume and cancel serve jobs",
-    "put": "it needs the blob plane; pass paths",
-    "get": "it needs the blob plane; read files where the tasks wrote them",
-    "blobs": "it needs the blob plane",
     "invite": "meshes have no members' certificates yet; they run on loopback",
     "approve": "meshes have no members' certificates yet; they run on loopback",
     "revoke": "meshes have no members' certificates yet; they run on loopback",
@@ -183,6 +180,16 @@ def _parser() -> Parser:
     results = add("results", "show parameters and metrics of every task of a job", job)
     results.add_argument("--csv", action="store_true", help="as comma-separated values")
     results.add_argument("--parquet", action="store_true", help="not built yet")
+    put = add(
+        "put", "put a file or a directory into the mesh, on two nodes, and print the id under which any node gets it"
+    )
+    put.add_argument("file", metavar="FILE", help="what is put; it is read twice, and must not change meanwhile")
+    put.add_argument("--copies", metavar="N", type=int, choices=range(1, 101), default=2, help="on N nodes (2)")
+    get = add("get", "get a file or a directory out of the mesh", ("REF", "a blob's id, or its first digits"))
+    get.add_argument(
+        "path", metavar="PATH", nargs="?", help="where to write it; by default here, under its first digits"
+    )
+    add("blobs", "list the blobs of the mesh, and the nodes that have all of each")
     add("status", "show the state of the node that answers and of its mesh")
     add("version", "print the version of meshctl")
     return parser

@@ -155,7 +155,7 @@ class Channel:
         return job in self._owners and self._owners[job] not in durable_on[:1]
 
     async def _leader(self) -> str:
-        attempts = _Attempts(self)
+        attempts = Attempts(self)
         while True:
             for row in await self.peers():
                 if row["leader"]:
@@ -198,6 +198,9 @@ class Channel:
     async def explain(self, task: str) -> dict[str, Any]:
         return await self._document("Explain", pb.Target(id=task))  # type: ignore[no-any-return]
 
+    async def blobs(self) -> list[dict[str, Any]]:
+        return await self._document("Blobs", pb.Nothing())  # type: ignore[no-any-return]
+
     async def status(self) -> dict[str, Any]:
         return await self._document("Status", pb.Nothing())  # type: ignore[no-any-return]
 
@@ -238,7 +241,7 @@ class Channel:
         return await self._answered(lambda stub: getattr(stub, method)(request, timeout=CALL_TIMEOUT))
 
     async def _answered(self, ask: Callable[[services.ClientStub], Awaitable[Any]]) -> Any:
-        attempts = _Attempts(self)
+        attempts = Attempts(self)
         while True:
             try:
                 reply = await ask(await self.connect())
@@ -276,10 +279,10 @@ class Channel:
         return reply
 
     async def _stream(self, method: str, request: Any) -> AsyncGenerator[Any, None]:
-        attempts = _Attempts(self)
+        attempts = Attempts(self)
         while True:
             try:
-                reader = _Reader(self, getattr(await self.connect(), method)(request))
+                reader = Reader(self, getattr(await self.connect(), method)(request))
                 try:
                     while (reply := await reader.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
                         self._reached = True
@@ -294,7 +297,7 @@ class Channel:
                 await attempts.not_found(error)
 
 
-class _Reader:
+class Reader:
     """The messages of one stream. A node that is silent is asked whether it lives; one that is not ends the stream.
 
     One task for a stream: a task and a timer for each message took 0.1 ms of it.
@@ -335,7 +338,7 @@ class _Reader:
         self._call.cancel()
 
 
-class _Attempts:
+class Attempts:
     """One call's patience: after each failure either waits a little, or raises."""
 
     def __init__(self, channel: Channel) -> None:

@@ -52,7 +52,7 @@ class Leader:
         self.tasks = Tasks(params, out, self._recall, self._confirmed)
         self.gathering = Gathering(params, members, puller, out)
         self.losses = Losses(params, members, out.ledger)
-        self.control = Control(params, out, self.tasks, self._on_deleted, self._name)
+        self.control = Control(params, out, self.tasks, self._on_deleted, self.name)
         self.loads = Loads()
         self.sessions: dict[NodeId, Session] = {}
         self.accounts: dict[NodeId, Account] = {}
@@ -167,7 +167,7 @@ class Leader:
         self.out.do(Answer(call, "NoLeader", f"nothing was changed; {why}; try again"))
         return True
 
-    def _name(self, node: NodeId) -> str:
+    def name(self, node: NodeId) -> str:
         peer = self.members.peers.get(node)
         return self.me.name if node == self.me.node else peer.name if peer is not None and peer.name else node
 

@@ -73,6 +73,8 @@ class Answers:
                 return await _in_turns(views.tasks(machine, job, state))
             case "Task", (task,):
                 return views.task(machine, task)
+            case "Blobs", ():
+                return views.blobs(machine, now)
             case "Explain", (task,):
                 return views.explain(machine, task, now)
             case "Status", ():

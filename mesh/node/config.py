@@ -93,6 +93,8 @@ class Config:
     labels: tuple[tuple[str, str], ...]
     profile: str  # empty: as measured
     memory: int | None  # bytes; None: all of it
+    store: int | None  # bytes of blobs that are kept; None: by what is free
+    send_limit: int  # bytes of blobs per second; 0: no limit
     mdns: bool
     insecure: bool
     new_id: bool
@@ -194,6 +196,8 @@ class _Loading:
             labels=labels,
             profile=got["profile"],
             memory=got["memory"],
+            store=got["store"],
+            send_limit=got["send_limit"] or 0,
             mdns=not got["no_mdns"],
             insecure=got["insecure"],
             new_id=got["new_id"],

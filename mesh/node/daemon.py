@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -32,6 +33,7 @@ from mesh.core.machine import Machine
 from mesh.core.messages import Hello, Offer
 from mesh.lan.interfaces import dialable
 from mesh.node.answers import Answers
+from mesh.node.blobs import NodeBlobs
 from mesh.node.compaction import compacted
 from mesh.node.config import Config
 from mesh.node.driver import Driver, Ports, SystemClock
@@ -39,12 +41,14 @@ from mesh.node.garbage import WALKED, Collector
 from mesh.node.logbook import Book, Context
 from mesh.node.options import join_address
 from mesh.node.state import State
+from mesh.shell.blobs import Blobs
 from mesh.shell.journal import Journal
 from mesh.shell.journal_file import JournalCorrupt, JournalError
 from mesh.shell.journal_salvage import finish, salvage, set_aside
 from mesh.shell.links import Links, PortInUse
 from mesh.shell.runners import RunnerOptions, Runners
 from mesh.shell.server import Server
+from mesh.shell.transfer import Transfer
 from mesh.wire.work import decode_work
 
 log = logging.getLogger("mesh")
@@ -52,6 +56,7 @@ log = logging.getLogger("mesh")
 MEASURE_EVERY = 2.0  # seconds
 MEASURE_CHANGE = 0.05  # of the total: free memory never stands still, and a bid is worth sending for more than noise
 LAST_CALLS = 1.0  # seconds
+OF_FREE = 0.8  # of what the disk has free is for blobs, if nobody says how much
 LATE_DRAIN = 5.0  # seconds beyond the grace; then the process ends without the machine's word
 
 
@@ -85,6 +90,7 @@ class Daemon:
         self._machine: Machine | None = None
         self._runners: Runners | None = None
         self._server: Server | None = None
+        self._blobs: NodeBlobs | None = None
         self._links = Links(self._driver.post, self._hello)
         self._tasks: set[asyncio.Task[None]] = set()
         self._signalled = 0
@@ -106,7 +112,8 @@ class Daemon:
             raise Refused(73, f"cannot prepare {state.path}", str(error), "is it writable, with space left?") from error
         damaged = partial(set_aside, state.journal)
         answers = Answers(self._driver, self._clock, self._links, runners, self._book, damaged)
-        server = self._server = Server(answers, answers, answers)
+        blobs = self._blobs = self._open_blobs(node)
+        server = self._server = Server(answers, answers, answers, blobs)
         port = self._bind(server)
         address = join_address(dialable(config.host), port)
         me = Me(
@@ -118,10 +125,11 @@ class Daemon:
         journal.start(self._loop.call_soon_threadsafe, self._driver.on_synced, self._on_failed)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_signal, number)
-        self._driver.start(machine, Ports(journal, self._links, runners, self), journal.position)
+        self._driver.start(machine, Ports(journal, self._links, runners, self, blobs), journal.position)
         for peer in config.peers:
             self._driver.post(AddressFound(peer))
         await self._links.start()
+        self._spawn(blobs.start())
         os.environ["MESH_ADDRESS"] = f"unix:{state.socket}"  # inherited by tasks: a client in one talks to its own node
         state.publish(id=node, name=config.name, mesh=config.mesh, address=address)
         self._say_ready(address)
@@ -141,6 +149,8 @@ class Daemon:
         if self._runners is not None:
             await self._runners.close(0.0)
         self._driver.stop()
+        if self._blobs is not None:
+            await self._blobs.close()
         if self._server is not None:
             await self._server.close()
         await self._links.close()
@@ -182,6 +192,19 @@ class Daemon:
         except JournalError as error:
             raise Refused(73, error.what, error.why, error.hint) from error
 
+    def _open_blobs(self, node: NodeId) -> NodeBlobs:
+        directory = self._state.path / "blobs"
+        try:
+            directory.mkdir(mode=0o700, exist_ok=True)
+            store = Blobs.open(directory, self._config.store or 0)
+            if self._config.store is None:
+                store.quota = store.claimed + int(shutil.disk_usage(directory).free * OF_FREE)
+        except MeshError as error:
+            raise Refused(73, error.what, error.why, error.hint) from error
+        except OSError as error:
+            raise Refused(73, f"cannot prepare {directory}", str(error), "is it writable, with space left?") from error
+        return NodeBlobs(node, store, Transfer(node, store, self._config.send_limit), self._driver)
+
     def _read_journal(self, me: Me) -> tuple[Journal, Machine]:
         """All of it, once; where that meets damage, what is before it."""
         assert self._journal is not None
@@ -220,7 +243,8 @@ class Daemon:
     def _bind(self, server: Server) -> int:
         host, port = self._config.host, self._config.port
         try:
-            return self._links.bind(host, port, self._state.socket, (server.handlers(),))
+            assert self._blobs is not None
+            return self._links.bind(host, port, self._state.socket, (server.handlers(), self._blobs.handlers()))
         except PortInUse as error:
             raise Refused(
                 98,

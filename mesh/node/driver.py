@@ -106,12 +106,19 @@ class WatchersPort(Protocol):
     def leader_changed(self, effect: fx.LeaderChanged) -> None: ...
 
 
+class BlobsPort(Protocol):
+    def found(self, effect: fx.BlobFound) -> None: ...
+
+    def copy(self, effect: fx.CopyBlob) -> None: ...
+
+
 @dataclass(frozen=True)
 class Ports:
     journal: JournalPort
     links: LinksPort
     runners: RunnersPort
     watchers: WatchersPort
+    blobs: BlobsPort
 
 
 class Driver:
@@ -162,6 +169,8 @@ class Driver:
             fx.TasksChanged: lambda e: ports.watchers.tasks_changed(e.tasks),
             fx.JobsChanged: lambda e: ports.watchers.jobs_changed(e.jobs),
             fx.LeaderChanged: ports.watchers.leader_changed,
+            fx.BlobFound: ports.blobs.found,
+            fx.CopyBlob: ports.blobs.copy,
             fx.Notice: _on_notice,
             fx.Drained: lambda e: self._finish(0, "drained"),
             fx.Exit: lambda e: self._finish(e.code, e.reason),

@@ -216,6 +216,8 @@ OPTIONS = (
     Option("device", OFFER, device, "cuda:0", "offer this accelerator only; cpu: none; may be repeated (all)",
            (), repeats=True),
     Option("memory", OFFER, size, "SIZE", "offer this much memory, for example 16GiB (all of it)"),
+    Option("store", OFFER, size, "SIZE", "keep so much of blobs, for example 200GiB (four fifths of the free disk)"),
+    Option("send_limit", OFFER, size, "SIZE", "send at most so much of blobs per second, for example 50MB (no limit)"),
     Option("min_priority", OFFER, whole(*PRIORITIES), "N", "run no task of a lower priority (1)", 1),
     Option("max_priority", OFFER, whole(*PRIORITIES), "N", "run no task of a higher priority (10)", 10),
     Option("label", OFFER, label, "K=V", "something that tasks can ask for; may be repeated", (), repeats=True),

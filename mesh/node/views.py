@@ -140,6 +140,17 @@ def _bid(bid: Bid) -> Document:
     }
 
 
+def blobs(machine: Machine, now: float) -> list[Document]:
+    """All that living nodes have whole, as they told this leader."""
+    holdings, found = machine.holdings, []
+    for blob, size in sorted(holdings.sizes.items()):
+        nodes = holdings.alive_holders(blob, now)
+        if nodes:
+            names = [machine.leader.name(node) for node in nodes]
+            found.append({"id": blob, "size": size, "nodes": names})
+    return found
+
+
 def status(machine: Machine, now: float) -> Document:
     """This node's own standing, and the mesh's as it sees it."""
     election, ledger = machine.election, machine.ledger

@@ -35,6 +35,8 @@ from mesh.core.events import (
 from mesh.core.ids import AttemptId, JobId, TaskId, misnamed
 from mesh.core.lattice import Owner
 from mesh.core.valid import PAYLOAD_BYTES, fault, first_fault
+from mesh.shell import server_blobs
+from mesh.shell.server_blobs import Keeper
 from mesh.shell.server_watch import Results, Watcher
 from mesh.v1 import client_pb2 as pb
 from mesh.wire.client import decode_submit, encode_watched
@@ -44,6 +46,7 @@ log = logging.getLogger("mesh")
 
 ERROR, HOPS = "mesh-error", "mesh-hops"  # metadata: an error's class; how many nodes passed a call on
 MAX_HOPS = 2
+HERE = {"Logs", "Get"}  # streams that need no leader, or find their own way
 DISK_PATIENCE = 5.0  # seconds that a question waits for the journal
 DETAILS_LIMIT = 4000  # characters: headers beyond 8 KiB are refused by the receiver
 WRITTEN = 200  # items of a document that are written out in one go: the encoder keeps the interpreter to itself
@@ -98,8 +101,8 @@ class Logs(Protocol):
 class Server:
     """Register :meth:`handlers` on the node's gRPC server; tell it what the machine says of tasks, jobs and leader."""
 
-    def __init__(self, mind: Mind, results: Results, logs: Logs) -> None:
-        self._mind, self._results, self._logs = mind, results, logs
+    def __init__(self, mind: Mind, results: Results, logs: Logs, keeper: Keeper) -> None:
+        self._mind, self._results, self._logs, self._keeper = mind, results, logs, keeper
         self._watchers: set[Watcher] = set()
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -120,13 +123,15 @@ class Server:
             "Task": self._document("Task", pb.Target, "id"),
             "Explain": self._document("Explain", pb.Target, "id"),
             "Status": self._document("Status", pb.Nothing),
+            "Blobs": self._document("Blobs", pb.Nothing),
         }
         methods: dict[str, Any] = {
             name: grpc.unary_unary_rpc_method_handler(self._unary(name, answer)) for name, answer in unary.items()
         }
-        for name, stream in (("Watch", self._watch), ("Logs", self._read_logs)):
+        for name, stream in (("Watch", self._watch), ("Logs", self._read_logs), ("Get", self._get)):
             methods[name] = grpc.unary_stream_rpc_method_handler(self._stream(name, stream))
         methods["SubmitEach"] = grpc.stream_stream_rpc_method_handler(self._submit_each)
+        methods["Put"] = grpc.stream_stream_rpc_method_handler(self._put)
         return grpc.method_handlers_generic_handler("mesh.v1.Client", methods)
 
     async def close(self) -> None:
@@ -189,7 +194,7 @@ class Server:
     def _stream(self, name: str, replies: Callable[[bytes, Context], AsyncIterator[bytes]]) -> Any:
         async def handle(request: bytes, context: Context) -> AsyncIterator[bytes]:
             try:
-                address = "" if name == "Logs" else self._elsewhere(name, context)
+                address = "" if name in HERE else self._elsewhere(name, context)
                 if address:
                     replies_there = self._passed_on(self._channel(address), name, request, context)
                     async for reply in replies_there:
@@ -311,6 +316,16 @@ class Server:
                 yield encode_watched(*reply).SerializeToString()
         finally:
             self._watchers.discard(watcher)
+
+    def _get(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+        return server_blobs.get(self._keeper, request)
+
+    async def _put(self, _: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        try:
+            async for reply in server_blobs.put(self._keeper, context):
+                yield reply
+        except Exception as error:  # noqa: BLE001 - as above
+            await _abort(context, "Put", error)
 
     async def _read_logs(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         asked = pb.LogsRequest.FromString(request)

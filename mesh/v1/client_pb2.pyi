@@ -7,6 +7,46 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class PutPart(_message.Message):
+    __slots__ = ("manifest", "chunk", "copies")
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    COPIES_FIELD_NUMBER: _ClassVar[int]
+    manifest: bytes
+    chunk: bytes
+    copies: int
+    def __init__(self, manifest: _Optional[bytes] = ..., chunk: _Optional[bytes] = ..., copies: _Optional[int] = ...) -> None: ...
+
+class PutReply(_message.Message):
+    __slots__ = ("have", "durable_on", "why")
+    HAVE_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_ON_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    have: bytes
+    durable_on: _containers.RepeatedScalarFieldContainer[str]
+    why: str
+    def __init__(self, have: _Optional[bytes] = ..., durable_on: _Optional[_Iterable[str]] = ..., why: _Optional[str] = ...) -> None: ...
+
+class GetRequest(_message.Message):
+    __slots__ = ("blob", "first")
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    blob: str
+    first: int
+    def __init__(self, blob: _Optional[str] = ..., first: _Optional[int] = ...) -> None: ...
+
+class GetPart(_message.Message):
+    __slots__ = ("manifest", "chunk", "here", "size")
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    HERE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    manifest: bytes
+    chunk: bytes
+    here: int
+    size: int
+    def __init__(self, manifest: _Optional[bytes] = ..., chunk: _Optional[bytes] = ..., here: _Optional[int] = ..., size: _Optional[int] = ...) -> None: ...
+
 class SubmitRequest(_message.Message):
     __slots__ = ("job", "tasks", "owner")
     JOB_FIELD_NUMBER: _ClassVar[int]

@@ -119,6 +119,21 @@ class ClientStub:
                 request_serializer=mesh_dot_v1_dot_client__pb2.LogsRequest.SerializeToString,
                 response_deserializer=mesh_dot_v1_dot_client__pb2.LogChunk.FromString,
                 _registered_method=True)
+        self.Put = channel.stream_stream(
+                '/mesh.v1.Client/Put',
+                request_serializer=mesh_dot_v1_dot_client__pb2.PutPart.SerializeToString,
+                response_deserializer=mesh_dot_v1_dot_client__pb2.PutReply.FromString,
+                _registered_method=True)
+        self.Get = channel.unary_stream(
+                '/mesh.v1.Client/Get',
+                request_serializer=mesh_dot_v1_dot_client__pb2.GetRequest.SerializeToString,
+                response_deserializer=mesh_dot_v1_dot_client__pb2.GetPart.FromString,
+                _registered_method=True)
+        self.Blobs = channel.unary_unary(
+                '/mesh.v1.Client/Blobs',
+                request_serializer=mesh_dot_v1_dot_client__pb2.Nothing.SerializeToString,
+                response_deserializer=mesh_dot_v1_dot_client__pb2.Document.FromString,
+                _registered_method=True)
 
 
 class ClientServicer:
@@ -230,6 +245,27 @@ class ClientServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Put(self, request_iterator, context):
+        """A blob, kept by the node that is asked. First its manifest, which is answered with what is there; then the chunks
+        that are not, in order; then, once it is on as many nodes as can be, the answer says where.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Get(self, request, context):
+        """How far the node that is asked has fetched it, its manifest, then its chunks in order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Blobs(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClientServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -317,6 +353,21 @@ def add_ClientServicer_to_server(servicer, server):
                     servicer.Logs,
                     request_deserializer=mesh_dot_v1_dot_client__pb2.LogsRequest.FromString,
                     response_serializer=mesh_dot_v1_dot_client__pb2.LogChunk.SerializeToString,
+            ),
+            'Put': grpc.stream_stream_rpc_method_handler(
+                    servicer.Put,
+                    request_deserializer=mesh_dot_v1_dot_client__pb2.PutPart.FromString,
+                    response_serializer=mesh_dot_v1_dot_client__pb2.PutReply.SerializeToString,
+            ),
+            'Get': grpc.unary_stream_rpc_method_handler(
+                    servicer.Get,
+                    request_deserializer=mesh_dot_v1_dot_client__pb2.GetRequest.FromString,
+                    response_serializer=mesh_dot_v1_dot_client__pb2.GetPart.SerializeToString,
+            ),
+            'Blobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.Blobs,
+                    request_deserializer=mesh_dot_v1_dot_client__pb2.Nothing.FromString,
+                    response_serializer=mesh_dot_v1_dot_client__pb2.Document.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -778,6 +829,87 @@ class Client:
             '/mesh.v1.Client/Logs',
             mesh_dot_v1_dot_client__pb2.LogsRequest.SerializeToString,
             mesh_dot_v1_dot_client__pb2.LogChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Put(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mesh.v1.Client/Put',
+            mesh_dot_v1_dot_client__pb2.PutPart.SerializeToString,
+            mesh_dot_v1_dot_client__pb2.PutReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Get(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mesh.v1.Client/Get',
+            mesh_dot_v1_dot_client__pb2.GetRequest.SerializeToString,
+            mesh_dot_v1_dot_client__pb2.GetPart.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Blobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.v1.Client/Blobs',
+            mesh_dot_v1_dot_client__pb2.Nothing.SerializeToString,
+            mesh_dot_v1_dot_client__pb2.Document.FromString,
             options,
             channel_credentials,
             insecure,

@@ -105,6 +105,12 @@ class World:
     def leader_changed(self, effect: fx.LeaderChanged) -> None:
         self.told.append(("leader", effect.address))
 
+    def found(self, effect: fx.BlobFound) -> None:
+        self.told.append(("found", effect.blob))
+
+    def copy(self, effect: fx.CopyBlob) -> None:
+        self.told.append(("copy", effect.blob))
+
 
 class Rig:
     def __init__(self, slice_records: int = 2000) -> None:
@@ -113,7 +119,7 @@ class Rig:
 
     def start(self, position: int = 0) -> None:
         world = self.world
-        self.driver.start(self.machine, Ports(world, world, world, world), position)
+        self.driver.start(self.machine, Ports(world, world, world, world, world), position)
 
     async def turn(self) -> None:
         """Until all that is posted now was stepped."""
@@ -147,6 +153,8 @@ async def test_effects_are_carried_out_in_the_order_given(rig: Rig) -> None:
         fx.TasksChanged(("t1",)),
         fx.JobsChanged(("j1",)),
         fx.LeaderChanged(NO_CLAIM, "a:2"),
+        fx.BlobFound("b1", (), (), True, True, ""),
+        fx.CopyBlob("b2", 5, ()),
     ]
     rig.driver.post(ev.DialFailed("a:1", True))
     rig.start()
@@ -161,6 +169,8 @@ async def test_effects_are_carried_out_in_the_order_given(rig: Rig) -> None:
         ("tasks", ("t1",)),
         ("jobs", ("j1",)),
         ("leader", "a:2"),
+        ("found", "b1"),
+        ("copy", "b2"),
     ]
 
 

@@ -11,9 +11,10 @@ import grpc
 import grpc.aio
 import pytest
 
+from mesh.blob.manifest import Chunk, digest, manifest_of, name, parse
 from mesh.core import effects as fx
 from mesh.core import events as ev
-from mesh.core.errors import NoLeader, NotFound
+from mesh.core.errors import BlobCorrupt, BlobMissing, NoLeader, NotFound
 from mesh.core.lattice import Job, Shape, Task
 from mesh.core.valid import PAYLOAD_BYTES
 from mesh.shell import server
@@ -22,6 +23,18 @@ from mesh.shell.server_watch import REPLY_RESULTS, STANDING_EVERY, Standing
 from mesh.v1 import client_pb2 as pb
 from mesh.v1.client_pb2_grpc import ClientStub
 from mesh.wire.client import JobCounts, TaskResult, Watched, decode_watched, encode_submit
+from mesh.wire.parts import (
+    CHUNK,
+    MANIFEST,
+    Piece,
+    Progress,
+    Stored,
+    get_request,
+    put_part,
+    read_get_part,
+    read_have,
+    read_stored,
+)
 
 JOB = Job("j1", "digest", "name")
 
@@ -88,10 +101,52 @@ class World:
             yield part.encode()
 
 
+class Keeper:
+    """Keeps blobs in memory, and as many as were put are on ``b`` as well."""
+
+    def __init__(self) -> None:
+        self.manifests: dict[str, bytes] = {}
+        self.chunks: dict[tuple[str, int], bytes] = {}
+        self.written: list[int] = []
+        self.left: list[str] = []
+        self.elsewhere: dict[str, list[bytes]] = {}  # what can be fetched: a manifest and chunks
+
+    async def begin(self, manifest: bytes) -> int:
+        blob = name(manifest)
+        self.manifests[blob] = manifest
+        return sum(1 << index for held, index in self.chunks if held == blob)
+
+    async def leave(self, blob: str) -> None:
+        self.left.append(blob)
+
+    async def write(self, blob: str, index: int, data: bytes) -> None:
+        if digest(data) != parse(self.manifests[blob], blob).chunks[index].digest:
+            raise BlobCorrupt(f"chunk {index} is wrong")
+        self.chunks[blob, index] = data
+        self.written.append(index)
+
+    async def keep(self, blob: str, copies: int) -> Stored:
+        return Stored(("50-A", "50-B"), f"{copies} were asked for")
+
+    async def fetch(self, blob: str) -> AsyncIterator[Progress]:
+        if blob not in self.manifests:
+            if blob not in self.elsewhere:
+                raise BlobMissing("nobody has it", "none", "put it")
+            self.manifests[blob], *chunks = self.elsewhere[blob]
+            self.chunks.update({(blob, index): chunk for index, chunk in enumerate(chunks)})
+            yield Progress(3, 9)
+
+    async def read(self, blob: str, first: int) -> AsyncIterator[bytes]:
+        yield self.manifests[blob]
+        for index in range(first, len(parse(self.manifests[blob], blob).chunks)):
+            yield self.chunks[blob, index]
+
+
 class Node:
     def __init__(self, name: str) -> None:
         self.world = World(name)
-        self.service = Server(self.world, self.world, self.world)
+        self.keeper = Keeper()
+        self.service = Server(self.world, self.world, self.world, self.keeper)
 
     async def start(self) -> Node:
         self.server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
@@ -654,3 +709,68 @@ async def test_stopping_node_says_so(node: Node) -> None:
         grpc.StatusCode.UNAVAILABLE,
         "this node is stopping; ask another node",
     )
+
+
+# -- blobs ------------------------------------------------------------------------------------------------------------
+
+PARTS = [b"one", b"two two", b"three"]
+BLOB_MANIFEST = manifest_of(Chunk(digest(part), len(part)) for part in PARTS).encode()
+BLOB = name(BLOB_MANIFEST)
+
+
+async def test_a_blob_is_put_without_what_is_there_and_got_whole(node: Node) -> None:
+    node.keeper.chunks[BLOB, 1] = PARTS[1]
+    call = node.stub.Put()
+    await call.write(put_part(Piece(MANIFEST, BLOB_MANIFEST), 3))
+    assert read_have(await call.read()) == 0b010
+    for part in (PARTS[0], PARTS[2]):
+        await call.write(put_part(Piece(CHUNK, part)))
+    await call.done_writing()
+    assert read_stored(await call.read()) == Stored(("50-A", "50-B"), "3 were asked for")
+    assert node.keeper.written == [0, 2]
+    assert node.keeper.left == [BLOB]
+    got = [read_get_part(part) async for part in node.stub.Get(get_request(BLOB, 0))]
+    assert got == [Piece(MANIFEST, BLOB_MANIFEST), *(Piece(CHUNK, part) for part in PARTS)]
+    rest = [read_get_part(part) async for part in node.stub.Get(get_request(BLOB, 2))]
+    assert rest == [Piece(MANIFEST, BLOB_MANIFEST), Piece(CHUNK, PARTS[2])]
+
+
+async def test_what_is_elsewhere_is_fetched_first_and_its_progress_told(node: Node) -> None:
+    node.keeper.elsewhere[BLOB] = [BLOB_MANIFEST, *PARTS]
+    got = [read_get_part(part) async for part in node.stub.Get(get_request(BLOB, 0))]
+    assert got[:2] == [Progress(3, 9), Piece(MANIFEST, BLOB_MANIFEST)]
+    assert len(got) == 5
+
+
+async def test_a_blob_needs_no_leader(node: Node) -> None:
+    node.world.leads = False
+    node.keeper.elsewhere[BLOB] = [BLOB_MANIFEST, *PARTS]
+    assert len([part async for part in node.stub.Get(get_request(BLOB, 0))]) == 5
+
+
+async def all_of(call: Any) -> list[Any]:
+    return [reply async for reply in call]
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind", "says"),
+    [
+        ([Piece(CHUNK, b"x")], "InvalidSpec", "a manifest was due"),
+        ([Piece(MANIFEST, b"nonsense")], "BlobCorrupt", "can read"),
+        ([Piece(MANIFEST, BLOB_MANIFEST), Piece(CHUNK, b"wrong")], "BlobCorrupt", "chunk 0 is wrong"),
+        ([Piece(MANIFEST, BLOB_MANIFEST), Piece(CHUNK, PARTS[0])], "InvalidSpec", "stopped before a chunk"),
+        ([], "InvalidSpec", "stopped before a manifest"),
+    ],
+)
+async def test_what_is_no_blob_is_refused(node: Node, parts: list[Piece], kind: str, says: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match=says) as refused:
+        await all_of(node.stub.Put(iter(map(put_part, parts))))
+    assert ("mesh-error", kind) in tuple(refused.value.trailing_metadata() or ())
+    assert node.keeper.left == [BLOB][: len(node.keeper.manifests)]
+
+
+@pytest.mark.parametrize(("blob", "kind"), [("0" * 64, "BlobMissing"), ("../secret", "NotFound"), ("", "NotFound")])
+async def test_what_is_not_there_is_not_got(node: Node, blob: str, kind: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await all_of(node.stub.Get(get_request(blob, 0)))
+    assert ("mesh-error", kind) in tuple(refused.value.trailing_metadata() or ())

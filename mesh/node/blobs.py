@@ -1,0 +1,231 @@
+"""This node's blobs: the meeting of the store, what moves them, the machine that knows who has which, and who asks.
+
+Owns what is under way here: fetches that wait to hear who has a blob, puts that wait until enough nodes have it, copies
+that the leader asked for. It must not decide who copies what, nor know how bytes travel or lie.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol, TypeVar
+
+from mesh.blob.manifest import name, parse
+from mesh.core.effects import BlobFound, CopyBlob
+from mesh.core.errors import BlobMissing, MeshError
+from mesh.core.events import BlobsChanged, BlobSettled, BlobSought, CopyRefused, Event
+from mesh.core.ids import BlobId, NodeId
+from mesh.shell.blobs import Blobs
+from mesh.shell.transfer import Transfer
+from mesh.shell.transfer_serve import Handlers
+from mesh.wire.parts import Progress, Stored
+
+T = TypeVar("T")
+
+log = logging.getLogger("mesh")
+
+PATIENCE = 30.0  # seconds that a fetch waits for a leader that says who has a blob
+PROGRESS_EVERY = 0.1  # seconds
+
+
+class Poster(Protocol):
+    def post(self, event: Event) -> None: ...
+
+
+class _Sought:
+    """What is asked for on behalf of somebody here, and the last answer."""
+
+    def __init__(self, copies: int) -> None:
+        self.copies = copies
+        self.users = 0
+        self.found: BlobFound | None = None
+        self.news = asyncio.Event()
+
+
+class NodeBlobs:
+    """Implements the server's Keeper and the driver's BlobsPort."""
+
+    def __init__(self, node: NodeId, store: Blobs, transfer: Transfer, driver: Poster) -> None:
+        self._node, self._store, self._transfer, self._driver = node, store, transfer, driver
+        self._loop = asyncio.get_running_loop()
+        self._sought: dict[BlobId, _Sought] = {}
+        self._arriving: Counter[BlobId] = Counter()  # how many bring chunks of it
+        self._entering = asyncio.Lock()
+        self._copying: set[asyncio.Task[None]] = set()
+
+    def handlers(self) -> Handlers:
+        return self._transfer.handlers()
+
+    async def start(self) -> None:
+        """Tell what is here, and tidy what a life that was killed left."""
+        self._store.tell(self._on_lost)
+        whole = await asyncio.to_thread(self._store.listing)
+        self._changed([(entry.blob, entry.size) for entry in whole if entry.complete])
+        if self._store.damage:
+            log.warning("%s", self._store.damage, extra={"event": "blobs_damaged"})
+        swept = await asyncio.to_thread(self._store.sweep)
+        if swept:
+            log.info("%d files of unfinished blobs were removed", swept, extra={"event": "blobs_swept"})
+
+    async def close(self) -> None:
+        for task in self._copying:
+            task.cancel()
+        await asyncio.gather(*self._copying, return_exceptions=True)
+        await self._transfer.close()
+        await asyncio.to_thread(self._store.close)
+
+    # What the machine says.
+
+    def found(self, found: BlobFound) -> None:
+        if (sought := self._sought.get(found.blob)) is not None:
+            sought.found = found
+            sought.news.set()
+
+    def copy(self, copy: CopyBlob) -> None:
+        task = self._loop.create_task(self._copy(copy))
+        self._copying.add(task)
+        task.add_done_callback(self._copying.discard)
+
+    async def _copy(self, copy: CopyBlob) -> None:
+        try:
+            await self._fetch(copy.blob, lambda here, size: None, copy.holders)
+        except MeshError as error:
+            log.warning("blob %s is not copied here: %s", copy.blob[:12], error, extra={"event": "copy_failed"})
+            self._driver.post(CopyRefused(copy.blob, str(error)))
+
+    # What clients ask.
+
+    async def begin(self, manifest: bytes) -> int:
+        blob = name(manifest)
+        await self._enter(blob)
+        try:
+            return await asyncio.to_thread(self._store.begin, manifest)
+        except BaseException:
+            await self.leave(blob)
+            raise
+
+    async def leave(self, blob: BlobId) -> None:
+        async with self._entering:
+            self._arriving[blob] -= 1
+            if not self._arriving[blob]:
+                del self._arriving[blob]
+                await asyncio.to_thread(self._store.leave, blob)
+
+    async def _enter(self, blob: BlobId) -> None:
+        """Somebody brings chunks of it. The last to leave ends it, and meanwhile nobody begins."""
+        async with self._entering:
+            self._arriving[blob] += 1
+
+    async def write(self, blob: BlobId, index: int, data: bytes) -> None:
+        await asyncio.to_thread(self._store.write, blob, index, data)
+
+    async def keep(self, blob: BlobId, copies: int) -> Stored:
+        await self._finish(blob)
+        entry = await asyncio.to_thread(self._store.info, blob)
+        size = entry.size if entry is not None else 0
+        async with self._seeking(blob, size, copies) as sought:
+            while sought.found is None or not sought.found.enough:
+                sought.news.clear()
+                await sought.news.wait()
+            return Stored((self._node, *(node for node, _ in sought.found.holders)), sought.found.why)
+
+    async def fetch(self, blob: BlobId) -> AsyncIterator[Progress]:
+        told = Progress(0, 0)
+
+        def listen(here: int, size: int) -> None:
+            nonlocal told
+            told = Progress(here, size)
+
+        fetching = asyncio.ensure_future(self._fetch(blob, listen))
+        try:
+            last = told
+            while not fetching.done():
+                await asyncio.wait({fetching}, timeout=PROGRESS_EVERY)
+                if told != last:
+                    last = told
+                    yield told
+            fetching.result()
+        finally:
+            fetching.cancel()
+
+    async def read(self, blob: BlobId, first: int) -> AsyncIterator[bytes]:
+        reading = self._store.reading(blob)
+        await asyncio.to_thread(reading.__enter__)
+        try:
+            manifest = await asyncio.to_thread(self._store.manifest, blob)
+            if manifest is None:
+                raise BlobMissing(f"blob {blob[:12]} was deleted while it was read", "", "put it again")
+            yield manifest
+            for index in range(first, len(parse(manifest, blob).chunks)):
+                yield await asyncio.to_thread(self._store.read, blob, index)
+        finally:
+            await asyncio.to_thread(reading.__exit__, None, None, None)
+
+    # Under way.
+
+    async def _fetch(
+        self, blob: BlobId, progress: Callable[[int, int], None], known: Iterable[tuple[NodeId, str]] = ()
+    ) -> None:
+        """Until all of it is here: at once where it is."""
+        if await asyncio.to_thread(self._store.complete, blob):
+            return
+        async with self._seeking(blob, 0, 0) as sought:
+
+            async def holders() -> Sequence[tuple[NodeId, str]]:
+                await self._heard(sought)
+                found = sought.found
+                return [*known, *(found.holders if found else ()), *(found.fetching if found else ())]
+
+            await self._enter(blob)
+            try:
+                await self._transfer.fetch(blob, holders, progress)
+            finally:
+                await self.leave(blob)
+        entry = await asyncio.to_thread(self._store.info, blob)
+        if entry is not None and entry.complete:
+            self._changed([(blob, entry.size)])
+
+    async def _heard(self, sought: _Sought) -> None:
+        """Until somebody is known to have it, or it is known that nobody does."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while (found := sought.found) is None or not (found.sure or found.holders or found.fetching):
+                    sought.news.clear()
+                    await sought.news.wait()
+        except TimeoutError:
+            return  # the fetch says that no node is known to hold it
+
+    async def _finish(self, blob: BlobId) -> None:
+        await asyncio.to_thread(self._store.finish, blob)
+        entry = await asyncio.to_thread(self._store.info, blob)
+        if entry is not None:
+            self._changed([(blob, entry.size)])
+
+    @asynccontextmanager
+    async def _seeking(self, blob: BlobId, size: int, copies: int) -> AsyncIterator[_Sought]:
+        """The machine asks its leader meanwhile, for all who seek the same blob here."""
+        sought = self._sought.get(blob)
+        if sought is None or sought.copies != copies:
+            sought = self._sought[blob] = _Sought(copies)
+            self._driver.post(BlobSought(blob, size, copies))
+        sought.users += 1
+        try:
+            yield sought
+        finally:
+            sought.users -= 1
+            if not sought.users and self._sought.get(blob) is sought:
+                del self._sought[blob]
+                self._driver.post(BlobSettled(blob))
+
+    def _changed(self, gained: Iterable[tuple[BlobId, int]]) -> None:
+        self._driver.post(BlobsChanged(tuple(gained), (), self._store.free))
+
+    def _on_lost(self, blobs: list[BlobId]) -> None:
+        """In any thread."""
+        self._loop.call_soon_threadsafe(self._lost, tuple(blobs))
+
+    def _lost(self, blobs: tuple[BlobId, ...]) -> None:
+        self._driver.post(BlobsChanged((), blobs, self._store.free))

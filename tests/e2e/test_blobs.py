@@ -1,0 +1,106 @@
+"""Files put into a mesh of real daemons, and got out of it by way of another node."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.mesh import Mesh, until
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "weights.bin"
+    path.write_bytes(os.urandom(5 * MIB + 7))
+    return path
+
+
+def test_what_was_put_is_on_two_nodes_and_any_node_gets_it(mesh: Mesh, file: Path, tmp_path: Path) -> None:
+    a, b, c = mesh.start_all("a", "b", "c")
+    put = mesh.ctl("put", str(file), at=a)
+    assert put["size"] == 5 * MIB + 7
+    assert put["why"] == ""
+    assert len(put["durable_on"]) == 2
+    assert put["durable_on"][0] == a.id
+    (row,) = mesh.ctl("blobs", at=c)
+    assert (row["id"], row["size"], len(row["nodes"])) == (put["id"], put["size"], 2)
+    for daemon in (a, b, c):
+        path = tmp_path / f"got by {daemon.name}"
+        got = mesh.ctl("get", put["id"][:8], str(path), at=daemon)
+        assert got == {"id": put["id"], "size": put["size"], "path": str(path)}
+        assert path.read_bytes() == file.read_bytes()
+    until(lambda: len(mesh.ctl("blobs", at=b)[0]["nodes"]) == 3, what="whoever got it has it")
+
+
+def test_it_outlives_the_node_it_was_put_at(mesh: Mesh, file: Path, tmp_path: Path) -> None:
+    a, b, c = mesh.start_all("a", "b", "c")
+    put = mesh.ctl("put", str(file), at=b)
+    b.kill()
+    (other,) = set(put["durable_on"]) - {b.id}
+    asked = next(daemon for daemon in (a, c) if daemon.id != other)
+    mesh.ctl("get", put["id"], str(tmp_path / "got"), at=asked)
+    assert (tmp_path / "got").read_bytes() == file.read_bytes()
+
+
+def test_a_node_that_was_started_again_still_has_it(mesh: Mesh, file: Path, tmp_path: Path) -> None:
+    a = mesh.start("a")
+    put = mesh.ctl("put", str(file), at=a)
+    assert put["durable_on"] == [a.id]
+    assert put["why"] == "no other node that keeps blobs is alive"
+    a.kill()
+    a.start()
+    until(lambda: [row["id"] for row in mesh.ctl("blobs", at=a)] == [put["id"]], what="it is listed")
+    mesh.ctl("get", put["id"], str(tmp_path / "got"), at=a)
+    assert (tmp_path / "got").read_bytes() == file.read_bytes()
+    again = mesh.ctl("put", str(file), at=a)
+    assert again["id"] == put["id"]
+
+
+def test_what_nobody_has_is_refused_with_the_reason(mesh: Mesh, file: Path, tmp_path: Path) -> None:
+    a = mesh.start("a")
+    put = mesh.ctl("put", str(file), at=a)
+
+    def refused(*arguments: str) -> tuple[int, str]:
+        done = mesh.run(*arguments, at=a)
+        return done.returncode, done.stderr
+
+    code, said = refused("get", "0" * 64, str(tmp_path / "got"))
+    assert (code, "no node is known to hold it" in said) == (1, True)
+    code, said = refused("get", "xyz")
+    assert (code, "xyz is no blob" in said) == (1, True)
+    code, said = refused("get", "00000000")
+    assert (code, "no node that can be reached has a blob 00000000" in said) == (1, True)
+    code, said = refused("put", str(tmp_path / "absent"))
+    assert (code, "absent is not there; nothing was put" in said) == (2, True)
+    code, said = refused("get", put["id"], str(file))
+    assert (code, "is there already; nothing was fetched" in said) == (2, True)
+    assert list(tmp_path.glob(".*.part")) == []
+
+
+def test_a_directory_comes_out_as_it_was(mesh: Mesh, tmp_path: Path) -> None:
+    a, b = mesh.start_all("a", "b")
+    (tmp_path / "data/deep").mkdir(parents=True)
+    (tmp_path / "data/deep/run.sh").write_text("echo hello")
+    (tmp_path / "data/deep/run.sh").chmod(0o755)
+    (tmp_path / "data/link").symlink_to("deep/run.sh")
+    (tmp_path / "data/empty").mkdir()
+    put = mesh.ctl("put", str(tmp_path / "data"), at=a)
+    mesh.ctl("get", put["id"], str(tmp_path / "got"), at=b)
+    assert sorted(str(path.relative_to(tmp_path / "got")) for path in (tmp_path / "got").rglob("*")) == [
+        "deep", "deep/run.sh", "empty", "link",
+    ]  # fmt: skip
+    assert (tmp_path / "got/link").read_text() == "echo hello"
+    assert os.access(tmp_path / "got/deep/run.sh", os.X_OK)
+
+
+def test_an_empty_file(mesh: Mesh, tmp_path: Path) -> None:
+    a, b = mesh.start_all("a", "b")
+    (tmp_path / "empty").touch()
+    put = mesh.ctl("put", str(tmp_path / "empty"), at=a)
+    assert (put["size"], len(put["durable_on"])) == (0, 2)
+    mesh.ctl("get", put["id"], str(tmp_path / "got"), at=b)
+    assert (tmp_path / "got").read_bytes() == b""
