@@ -18,6 +18,8 @@ BENCHES = (
     "catchup",
     "nodes",
     "blobs",
+    "bulk",
+    "swarm",
 )
 WITHIN = 600.0
 

@@ -18,6 +18,7 @@ from mesh.core.lattice import Attempt
 from mesh.core.ledger import DONE, FINAL
 from mesh.core.machine import Machine
 from mesh.node import views
+from mesh.node.blobs import NodeBlobs
 from mesh.node.driver import Clock, Driver
 from mesh.node.logbook import Book
 from mesh.shell.links import Links
@@ -38,12 +39,13 @@ class Answers:
         links: Links,
         runners: Runners,
         book: Book,
+        blobs: NodeBlobs,
         damaged: Callable[[], Iterable[Path]] = tuple,
     ):
         """``damaged`` finds the journals that were set aside."""
         self.machine: Machine  # set before the first call is served: its address is that of the server
         self._driver, self._clock = driver, clock
-        self._links, self._runners, self._book = links, runners, book
+        self._links, self._runners, self._book, self._blobs = links, runners, book, blobs
         self._damaged = damaged
 
     # Mind.
@@ -79,6 +81,7 @@ class Answers:
                 return views.explain(machine, task, now)
             case "Status", ():
                 vitals: dict[str, Any] = {**self._driver.vitals(), "dropped_messages": self._links.dropped}
+                vitals |= self._blobs.vitals()
                 told = views.status(machine, now)
                 told["refused_hellos"] += self._links.strangers
                 if damaged := [str(path) for path in self._damaged()]:

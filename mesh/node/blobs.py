@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from mesh.blob.manifest import name, parse
 from mesh.core.effects import BlobFound, CopyBlob
@@ -69,6 +69,18 @@ class NodeBlobs:
         swept = await asyncio.to_thread(self._store.sweep)
         if swept:
             log.info("%d files of unfinished blobs were removed", swept, extra={"event": "blobs_swept"})
+
+    def vitals(self) -> dict[str, Any]:
+        """For ``status``: what was moved since the start, and which holders were dropped for what."""
+        traffic = self._transfer.traffic
+        return {
+            "blob_quota": self._store.quota,
+            "blob_bytes": self._store.claimed,
+            "blob_bytes_sent": traffic.sent,
+            "blob_bytes_received": traffic.received,
+            "blob_bytes_wasted": traffic.wasted,
+            "dropped_holders": dict(traffic.dropped),
+        }
 
     async def close(self) -> None:
         for task in self._copying:

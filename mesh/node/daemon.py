@@ -111,8 +111,8 @@ class Daemon:
         except OSError as error:
             raise Refused(73, f"cannot prepare {state.path}", str(error), "is it writable, with space left?") from error
         damaged = partial(set_aside, state.journal)
-        answers = Answers(self._driver, self._clock, self._links, runners, self._book, damaged)
         blobs = self._blobs = self._open_blobs(node)
+        answers = Answers(self._driver, self._clock, self._links, runners, self._book, blobs, damaged)
         server = self._server = Server(answers, answers, answers, blobs)
         port = self._bind(server)
         address = join_address(dialable(config.host), port)

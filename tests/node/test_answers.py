@@ -26,7 +26,7 @@ class Rig:
 
     def __init__(self) -> None:
         self.machine = Machine(ME, params.lan(), (), 0.0)
-        self.answers = Answers(*([None] * 5))  # type: ignore[arg-type]
+        self.answers = Answers(*([None] * 6))  # type: ignore[arg-type]
         self.answers.machine = self.machine
         self.now = 0.0
         self.began: list[str] = []

@@ -1,0 +1,84 @@
+"""One holder, eight nodes that want 64 MiB of it at once, every cable of 200 Mbit/s each way.
+
+Goal: at most 1.5 times what one node alone needs; 8 times if each had it from the holder. Hosts are network namespaces,
+so it needs root. Each time another blob is fetched; the clock stops when the last node has all of it on its disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import grpc.aio
+
+from bench.harness import median, publish
+from mesh.v1.client_pb2_grpc import ClientStub
+from mesh.wire.parts import Piece, get_request, read_get_part
+from tests.e2e.mesh import Daemon, Mesh, mesh_of
+from tests.netlab.lab import lab, why_no_lab
+
+HOSTS, RATE, SIZE = 9, "200mbit", 64 << 20
+RUNS = 3
+
+
+def fetched_by(mesh: Mesh, holder: Daemon, nodes: list[Daemon]) -> float:
+    """Seconds until all of these have a new blob."""
+    file = mesh.directory / "blob"
+    file.write_bytes(os.urandom(SIZE))
+    blob = mesh.ctl("put", str(file), "--copies", "1", at=holder, within=120)["id"]
+    return asyncio.run(_fetch(blob, [node.socket for node in nodes]))
+
+
+async def _fetch(blob: str, sockets: list[str]) -> float:
+    began = time.perf_counter()
+    await asyncio.gather(*(_one(blob, socket) for socket in sockets))
+    return time.perf_counter() - began
+
+
+async def _one(blob: str, socket: str) -> None:
+    """Until its node has it, which is when it begins to give it."""
+    async with grpc.aio.insecure_channel(socket, options=[("grpc.max_receive_message_length", -1)]) as channel:
+        call = ClientStub(channel).Get(get_request(blob, 0))  # type: ignore[no-untyped-call]
+        async for part in call:
+            if isinstance(read_get_part(part), Piece):
+                call.cancel()
+                return
+
+
+def main() -> None:
+    if why := why_no_lab():
+        print(f"bench: swarm: left out: {why}", file=sys.stderr)
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="mesh-bench-") as directory,
+        mesh_of(Path(directory)) as mesh,
+        lab(HOSTS, mesh) as net,
+    ):
+        holder, *others = net.up(slots=1)
+        net.limit("".join(net.hosts), RATE)
+        alone = [fetched_by(mesh, holder, others[number : number + 1]) for number in range(RUNS)]
+        together = [fetched_by(mesh, holder, others) for _ in range(RUNS)]
+        told = mesh.ctl("status", at=holder)
+    publish(
+        "swarm",
+        {
+            "nodes": len(others),
+            "bytes": SIZE,
+            "rate": RATE,
+            "alone_seconds": round(median(alone), 3),
+            "alone_each": [round(seconds, 3) for seconds in alone],
+            "together_seconds": round(median(together), 3),
+            "together_each": [round(seconds, 3) for seconds in together],
+            "ratio": round(median(together) / median(alone), 3),
+            "goal_ratio": 1.5,
+            "holder_sent_bytes": told["blob_bytes_sent"],
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
