@@ -11,17 +11,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, overload
 
-from mesh.client import chunks
+from mesh.blob.objects import Ref, dump, load
+from mesh.client import blobs, chunks
 from mesh.client.address import Finder
 from mesh.client.calls import CHUNK, Calls, Options, chunk_call
 from mesh.client.channel import PATIENCE, Channel
 from mesh.client.feed import Feed
+from mesh.client.functions import dumps_beside
 from mesh.client.futures import TaskFuture
 from mesh.client.jobs import AsyncJob
 from mesh.client.options import check_priority
 from mesh.client.remote import RemoteFunction, decorate
 from mesh.client.sweeps import submit_sweep
-from mesh.core.errors import NotBuilt
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -208,13 +209,25 @@ class AsyncMeshClient:
         """All that the living members offer together: nodes, slots, free_slots, devices by kind and their memory."""
         return total_of(await self._channel.peers())
 
-    # -- not built yet -----------------------------------------------------------------------------------------------
+    # -- objects -----------------------------------------------------------------------------------------------------
 
-    def put(self, value: Any) -> Any:
-        raise NotBuilt("put() is not built yet", "it needs the blob plane", "pass values up to 1 MiB as arguments")
+    async def put(self, value: Any, *, copies: int = 2) -> Ref:
+        """Put an object into the mesh, on ``copies`` nodes if there are as many; what stands for it is returned.
 
-    def get(self, ref: Any) -> Any:
-        raise NotBuilt("get() is not built yet", "it needs the blob plane", "return values from functions")
+        As an argument of a function (not inside of another one) a ref is replaced by the object, which each machine
+        fetches once. An array that was put before, or is part of what was, does not travel again.
+
+        Raises:
+            QuotaExceeded: the node that was asked has no room for it.
+        """
+        segments = await asyncio.to_thread(dump, value, dumps_beside)
+        done = await blobs.put(self._channel, lambda: segments, copies=copies)
+        return Ref(done.blob, done.size)
+
+    async def get(self, ref: Ref) -> Any:
+        """The object. Raises ``BlobMissing`` where no node that can be reached has it."""
+        data = await blobs.get_bytes(self._channel, ref.blob)
+        return await asyncio.to_thread(load, ref.blob, data)
 
 
 def total_of(peers: list[dict[str, Any]]) -> dict[str, Any]:

@@ -145,9 +145,12 @@ def _check(blob: BlobId, manifest: Manifest | None, index: int, data: bytes) -> 
         raise BlobCorrupt(f"chunk {index} of blob {blob[:12]} is not what its name says", "", "get it again")
 
 
-async def get_bytes(channel: Channel, blob: BlobId) -> bytes:
+async def get_bytes(channel: Channel, blob: BlobId) -> bytearray:
+    data = bytearray()
     async with aclosing(get(channel, blob)) as chunks:
-        return b"".join([chunk async for chunk in chunks])
+        async for chunk in chunks:
+            data += chunk
+    return data
 
 
 async def _failed(attempts: Attempts, failure: grpc.aio.AioRpcError, channel: Channel) -> None:

@@ -21,8 +21,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 import grpc
 
 from mesh.client.address import Address, Finder, SeveralMeshes
-from mesh.client.faults import error_named
-from mesh.core.errors import MeshError, MeshTimeout, NoLeader, NoMeshFound
+from mesh.core.errors import MeshError, MeshTimeout, NoLeader, NoMeshFound, error_named
 from mesh.core.lattice import Job, Task
 from mesh.v1 import client_pb2 as pb
 from mesh.v1 import client_pb2_grpc as services

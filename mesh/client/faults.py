@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from mesh.core import errors
-from mesh.core.errors import MeshError, TaskError, TaskFailed, TaskLost, TaskPruned, TaskTimeout
+from mesh.core.errors import TaskError, TaskFailed, TaskLost, TaskPruned, TaskTimeout
 from mesh.wire.client import TaskResult
 
 _BY_CODE: dict[str, type[TaskError]] = {"timeout": TaskTimeout, "lost": TaskLost, "pruned": TaskPruned}
@@ -16,20 +15,6 @@ _HINTS = {
     "memory": "ask for more with resources={'memory': ...}",
     "timeout": "allow more with timeout=",
 }
-
-
-def error_named(name: str, text: str) -> MeshError:
-    """The error of this class in :mod:`mesh.core.errors`; its root where this version does not know the class.
-
-    ``text`` reads ``what; why; what to do``, as ``str()`` of the original did.
-    """
-    kind = getattr(errors, name, None)
-    parts = (text or name).split("; ", 2)
-    if kind is errors.InvalidSpec:
-        return errors.InvalidSpec(text)
-    if isinstance(kind, type) and issubclass(kind, MeshError):
-        return kind(*parts)
-    return MeshError(*parts)
 
 
 def task_error(outcome: TaskResult) -> TaskError:

@@ -38,6 +38,11 @@ def dumps(value: Any) -> bytes:
     return cloudpickle.dumps(value, PROTOCOL)  # type: ignore[no-any-return]
 
 
+def dumps_beside(value: Any, leave_out: Callable[[pickle.PickleBuffer], object]) -> bytes:
+    """As :func:`dumps`, but that large buffers are given to ``leave_out`` (pickle protocol 5)."""
+    return cloudpickle.dumps(value, PROTOCOL, leave_out)  # type: ignore[no-any-return]
+
+
 class Functions:
     """Pickled functions, remembered as long as nothing that they capture has changed."""
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, overload
 
+from mesh.blob.objects import Ref
 from mesh.client import chunks
 from mesh.client.aio import AsyncMeshClient
 from mesh.client.calls import Options
@@ -171,13 +172,22 @@ class MeshClient:
         """All that the living members offer together: nodes, slots, free_slots, devices by kind and their memory."""
         return self._run(self._core.resources())  # type: ignore[no-any-return]
 
-    # -- not built yet -----------------------------------------------------------------------------------------------
+    # -- objects -----------------------------------------------------------------------------------------------------
 
-    def put(self, value: Any) -> Any:
-        return self._core.put(value)
+    def put(self, value: Any, *, copies: int = 2) -> Ref:
+        """Put an object into the mesh, on ``copies`` nodes if there are as many; what stands for it is returned.
 
-    def get(self, ref: Any) -> Any:
-        return self._core.get(ref)
+        As an argument of a function (not inside of another one) a ref is replaced by the object, which each machine
+        fetches once. An array that was put before, or is part of what was, does not travel again.
+
+        Raises:
+            QuotaExceeded: the node that was asked has no room for it.
+        """
+        return self._run(self._core.put(value, copies=copies))  # type: ignore[no-any-return]
+
+    def get(self, ref: Ref) -> Any:
+        """The object. Raises ``BlobMissing`` where no node that can be reached has it."""
+        return self._run(self._core.get(ref))
 
     # -- within ------------------------------------------------------------------------------------------------------
 

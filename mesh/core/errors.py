@@ -144,3 +144,17 @@ class TaskTimeout(TaskError):
 
 class TaskPruned(TaskError):
     pass
+
+
+def error_named(name: str, text: str) -> MeshError:
+    """The error of this class; the root of all where this version does not know it.
+
+    ``text`` reads ``what; why; what to do``, as ``str()`` of the original did.
+    """
+    kind = globals().get(name)
+    parts = (text or name).split("; ", 2)
+    if kind is InvalidSpec:
+        return InvalidSpec(text)
+    if isinstance(kind, type) and issubclass(kind, MeshError):
+        return kind(*parts)
+    return MeshError(*parts)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 from mesh.blob.manifest import name, parse
@@ -43,6 +43,19 @@ class _Sought:
         self.users = 0
         self.found: BlobFound | None = None
         self.news = asyncio.Event()
+
+
+class Held:
+    """A blob that stays in the store until it is released."""
+
+    def __init__(
+        self, manifest: bytes, directory: str, reading: AbstractContextManager[None], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.manifest, self.directory, self._reading, self._loop = manifest, directory, reading, loop
+
+    def release(self) -> None:
+        """At once for whoever asks; files that were doomed meanwhile go in a thread."""
+        self._loop.run_in_executor(None, self._reading.__exit__, None, None, None)
 
 
 class NodeBlobs:
@@ -175,6 +188,18 @@ class NodeBlobs:
                 yield await asyncio.to_thread(self._store.read, blob, index)
         finally:
             await asyncio.to_thread(reading.__exit__, None, None, None)
+
+    # What runners ask.
+
+    async def hold(self, blob: BlobId) -> Held:
+        await self._fetch(blob, lambda here, size: None)
+        reading = self._store.reading(blob)
+        await asyncio.to_thread(reading.__enter__)
+        manifest = await asyncio.to_thread(self._store.manifest, blob)
+        if manifest is None:  # deleted in between
+            await asyncio.to_thread(reading.__exit__, None, None, None)
+            raise BlobMissing(f"blob {blob[:12]} was deleted", "", "put it again")
+        return Held(manifest, str(self._store.files.directory), reading, self._loop)
 
     # Under way.
 

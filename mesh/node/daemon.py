@@ -101,17 +101,17 @@ class Daemon:
         config, state = self._config, self._state
         node = self._context.node = node_id(config.rank, state.ulid)
         self._open_journal()
+        blobs = self._blobs = self._open_blobs(node)
         runner_options = RunnerOptions(state.path, node, config.name)
         try:
             runners = self._runners = Runners(
-                runner_options, self._driver.post_now, decode_work, lambda: time.time_ns() // 1_000_000
+                runner_options, self._driver.post_now, decode_work, lambda: time.time_ns() // 1_000_000, blobs
             )
         except ValueError as error:
             raise Refused(2, str(error)) from error
         except OSError as error:
             raise Refused(73, f"cannot prepare {state.path}", str(error), "is it writable, with space left?") from error
         damaged = partial(set_aside, state.journal)
-        blobs = self._blobs = self._open_blobs(node)
         answers = Answers(self._driver, self._clock, self._links, runners, self._book, blobs, damaged)
         server = self._server = Server(answers, answers, answers, blobs)
         port = self._bind(server)

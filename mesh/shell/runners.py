@@ -32,6 +32,7 @@ from mesh.core.reasons import size
 from mesh.core.work import Work
 from mesh.shell.runner_events import Teller
 from mesh.shell.runner_limits import Limits
+from mesh.shell.runner_objects import Holder, Objects
 from mesh.shell.runner_processes import (
     KILL_AFTER,
     Channel,
@@ -73,8 +74,9 @@ class RunnerOptions:
 class Runners:
     """The port that carries out BeginAttempts and StopAttempts. Construct and use it on the loop.
 
-    ``emit`` takes events, in the loop, never from within a call; ``decode`` reads a task's payload. The caller holds
-    the state directory: two of these on one would kill each other's tasks.
+    ``emit`` takes events, in the loop, never from within a call; ``decode`` reads a task's payload; ``holder`` has the
+    objects that functions are given by reference. The caller holds the state directory: two of these on one would kill
+    each other's tasks.
 
     Raises:
         ValueError: the mode is unknown, or not for this system.
@@ -87,6 +89,7 @@ class Runners:
         emit: Callable[[Event], None],
         decode: Callable[[bytes], Work],
         now_ms: Callable[[], int],
+        holder: Holder,
     ) -> None:
         self._options, self._decode, self._now_ms = options, decode, now_ms
         self._loop = asyncio.get_running_loop()
@@ -110,6 +113,7 @@ class Runners:
         self._limits = Limits(self._running, self._launcher.pid, self._exceed, options.poll)
         self._resting: asyncio.TimerHandle | None = None
         self._discards: set[asyncio.Future[None]] = set()
+        self._objects = Objects(holder)
         self._none_live = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
 
@@ -176,6 +180,7 @@ class Runners:
                 slot.idle.cancel()
             if slot.runner is not None:
                 self._leave(slot.runner)
+        await self._objects.close()
         await self._launcher.close()
         await self._server.close()
         if self._resting is not None:
@@ -286,6 +291,8 @@ class Runners:
                     self._on_ended(slot, runner, header, body)
                 case "progress":
                     self.reported(header[1], header[2])
+                case "fetch":
+                    self._objects.ask(header[1], header[2], runner.channel)
                 case "ready":
                     runner.ready = True
                 case "imported":
@@ -430,6 +437,7 @@ class Runners:
 
     def _forget(self, live: Live) -> None:
         del self._live[live.id]
+        self._objects.ended(live.id)
         for timer in live.timers:
             timer.cancel()
         if not self._live:

@@ -5,9 +5,10 @@ versions, for both ends are of one installation.
 
 meshd sends   ``{"op": "setup", ...}`` once, ``{"op": "begin", "attempts": [row...], "sizes": [...]}`` whose body is the
               blobs that rows name by index, ``{"op": "stop", "attempts": [...], "signal": n}``.
+              ``{"op": "fetched", "directory": "", "error": "", "message": ""}`` with the blob's manifest as its body.
 A runner sends ``["ready", pid]``, ``["ended", attempt, phase, code, message, detail, metrics, started_ms, finished_ms,
-              micros, digest, retires]`` with the result as its body, ``["progress", attempt, metrics]`` and
-              ``["imported", [module...]]``.
+              micros, digest, retires]`` with the result as its body, ``["progress", attempt, metrics]``,
+              ``["fetch", attempt, blob]`` and ``["imported", [module...]]``.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 from blake3 import blake3
 
+from mesh.blob.objects import Ref
 from mesh.core.lattice import FAILED, SUCCEEDED
 from mesh.core.work import FUNCTION
 
@@ -61,11 +62,19 @@ class Functions:
         self._told: set[str] = set()
         self._threads = ""
 
-    def prepare(self, kind: str, target: str, function: bytes, arguments: bytes) -> Callable[[], Any]:
-        """A callable without arguments. May run code of the user's: imports and unpickling."""
+    def prepare(
+        self, kind: str, target: str, function: bytes, arguments: bytes, fetched: Callable[[Ref], Any]
+    ) -> Callable[[], Any]:
+        """A callable without arguments. May run code of the user's: imports and unpickling.
+
+        ``fetched``: the object that a ref among the arguments stands for.
+        """
         if kind == FUNCTION:
             call = self._load(function)
             args, kwargs = pickle.loads(arguments) if arguments else _NO_ARGUMENTS
+            if any(type(value) is Ref for value in (*args, *kwargs.values())):
+                args = tuple(fetched(value) if type(value) is Ref else value for value in args)
+                kwargs = {name: fetched(value) if type(value) is Ref else value for name, value in kwargs.items()}
             return lambda: call(*args, **kwargs)
         call, kwargs = _find(target), json.loads(arguments or b"{}")
         return lambda: call(**kwargs)

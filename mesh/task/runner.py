@@ -21,6 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mesh.blob.files import ChunkFiles
+from mesh.blob.manifest import parse
+from mesh.blob.objects import Ref, load
+from mesh.core.errors import error_named
 from mesh.core.lattice import FAILED, RELEASED
 from mesh.core.work import COMMAND
 from mesh.task import api
@@ -69,6 +73,7 @@ class Runner:
         self._current: api.Current | None = None  # the function that runs now
         self._in_function = False
         self._running = ""
+        self._fetched: tuple[dict[str, Any], bytes] | None = None  # the answer to the last "fetch"
         self._retires = False
         self._capture = -1
 
@@ -108,6 +113,8 @@ class Runner:
                     held = {self._running, *(row.attempt for row, _ in self._queue)}
                     for attempt in held.intersection(header["attempts"]):
                         self._signals[attempt] = header["signal"]
+                case "fetched":
+                    self._fetched = header, body
                 case "setup":
                     self._setup(**header["setup"])
 
@@ -223,7 +230,13 @@ class Runner:
             os.chdir(row.cwd or self._place.output)
             self._functions.enter(row.cwd)
             self._functions.limit_threads(os.environ.get("OMP_NUM_THREADS", ""))
-            value = self._functions.prepare(row.kind, row.target, blobs[row.function], blobs[row.arguments])()
+            value = self._functions.prepare(
+                row.kind,
+                row.target,
+                blobs[row.function],
+                blobs[row.arguments],
+                lambda ref: self._fetch(row.attempt, ref),
+            )()
             self._in_function = False
             ended = succeeded(value)
         except _MeshdGone:
@@ -237,6 +250,26 @@ class Runner:
         api.enter(None)
         self._after_call(row.attempt, current)
         return ended
+
+    def _fetch(self, attempt: str, ref: Ref) -> Any:
+        """The object, from the node's store, where meshd sees that it is. It stays there until this attempt ends."""
+        self._in_function, self._fetched = False, None  # a stop waits until its frame was read here
+        self._send(["fetch", attempt, ref.blob])
+        while self._fetched is None:
+            self._receive(block=True)
+            if self._signals.pop(attempt, 0):
+                assert self._current is not None
+                self._current.stop_asked = True
+                raise Stopped("this attempt was asked to stop")
+        header, manifest = self._fetched
+        if header["error"]:
+            raise error_named(header["error"], header["message"])
+        files = ChunkFiles(Path(header["directory"]))
+        data = bytearray()
+        for chunk in parse(manifest, ref.blob).chunks:
+            data += files.read(chunk)
+        self._in_function = True
+        return load(ref.blob, data)
 
     def _after_call(self, attempt: str, current: api.Current) -> None:
         self._flush()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mesh.blob.objects import Ref
+from mesh.core.errors import BlobMissing, TaskFailed
 from tests.e2e.mesh import Mesh, until
 
 MIB = 1 << 20
@@ -104,3 +107,24 @@ def test_an_empty_file(mesh: Mesh, tmp_path: Path) -> None:
     assert (put["size"], len(put["durable_on"])) == (0, 2)
     mesh.ctl("get", put["id"], str(tmp_path / "got"), at=b)
     assert (tmp_path / "got").read_bytes() == b""
+
+
+def test_an_object_is_sent_once_to_each_machine(mesh: Mesh) -> None:
+    a, b = mesh.start_all("a", "b", slots=2)
+    client = mesh.client(a)
+    ref = client.put({"w": np.arange(500_000)})
+    assert client.get(ref)["w"].sum() == 124999750000
+    futures = [client.submit(lambda weights, i: int(weights["w"][i]), ref, i) for i in range(40)]
+    assert [future.result(timeout=60) for future in futures] == list(range(40))
+    assert mesh.client(b).get(ref)["w"][-1] == 499_999
+    moved = sum(daemon.status()["blob_bytes_received"] for daemon in (a, b))
+    assert moved == ref.size, "from one to the other, for a copy, and never again"
+
+
+def test_a_ref_of_what_nobody_has(mesh: Mesh) -> None:
+    a = mesh.start("a")
+    client = mesh.client(a)
+    with pytest.raises(BlobMissing, match="no node is known to hold it"):
+        client.get(Ref("0f" * 32, 1))
+    with pytest.raises(TaskFailed, match="no node is known to hold it"):
+        client.submit(len, Ref("0f" * 32, 1)).result(timeout=60)

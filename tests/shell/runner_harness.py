@@ -49,12 +49,21 @@ class Harness:
         self._inside = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._number = 0
+        self.objects: dict[str, Any] = {}
         self.runners = Runners(
             RunnerOptions(state, "50-NODE", "here", mode, **options),
             self._emit,
             pickle.loads,
             lambda: time.time_ns() // 1_000_000,
+            self,
         )
+
+    async def hold(self, blob: str) -> Any:
+        """What :attr:`objects` has of that name."""
+        held = self.objects[blob]
+        if isinstance(held, Exception):
+            raise held
+        return held
 
     def _emit(self, event: Event) -> None:
         assert not self._inside, "emitted from within a call"

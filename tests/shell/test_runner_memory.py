@@ -43,7 +43,7 @@ def script(assignment: Assignment) -> tuple[int, Outcome] | None:
 def make(kind: str, tmp_path: Path, emit: Callable[[Event], None]) -> Runners | MemoryRunners:
     if kind == "memory":
         return MemoryRunners(emit, script)
-    return Runners(RunnerOptions(tmp_path / "s", "50-N"), emit, works().__getitem__, lambda: 1)
+    return Runners(RunnerOptions(tmp_path / "s", "50-N"), emit, works().__getitem__, lambda: 1, None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["memory", "real"])

@@ -18,6 +18,10 @@ import psutil
 import pytest
 from blake3 import blake3
 
+from mesh.blob.files import ChunkFiles, write_blob
+from mesh.blob.manifest import name
+from mesh.blob.objects import Ref, dump
+from mesh.core.errors import BlobMissing
 from mesh.core.events import AttemptsEnded
 from mesh.core.lattice import FAILED, RELEASED, SUCCEEDED
 from mesh.core.work import Work
@@ -855,3 +859,63 @@ async def test_random_numbers_differ_between_runners(h: Harness) -> None:
         return random.random()
 
     assert await h.value(function(draw)) != await h.value(function(draw), slot=1)
+
+
+# -- objects given by reference
+
+
+class Kept:
+    """An object in chunk files, and whether it is still held."""
+
+    def __init__(self, directory: Path, value: object) -> None:
+        segments = dump(value, lambda it, leave_out: pickle.dumps(it, 5, buffer_callback=leave_out))
+        self.manifest = write_blob(ChunkFiles(directory), segments)
+        self.directory, self.released = str(directory), 0
+        self.ref = Ref(name(self.manifest), 1)
+
+    def release(self) -> None:
+        self.released += 1
+
+
+async def test_a_ref_is_replaced_by_its_object_which_stays_until_the_attempt_ends(h: Harness, tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "blobs", {"w": bytes(3_000_000)})
+    h.objects[kept.ref.blob] = kept
+    got = await h.value(function(lambda a, ref, b: (len(a["w"]), type(ref).__name__, b), kept.ref, [kept.ref], "plain"))
+    assert got == (3_000_000, "list", "plain")
+    assert kept.released == 1
+
+
+async def test_why_an_object_is_missing_is_the_tasks_error(h: Harness) -> None:
+    h.objects["0f" * 32] = BlobMissing("it cannot be fetched", "no node has it", "put it again")
+    phase, outcome = await h.run(function(lambda value: value, Ref("0f" * 32, 1)))
+    assert (phase, outcome.code) == (FAILED, "mesh.core.errors.BlobMissing")
+    assert outcome.message == "it cannot be fetched; no node has it; put it again"
+    assert await h.value(function(lambda: 7)) == 7
+
+
+async def test_a_damaged_object_is_never_handed_out(h: Harness, tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "blobs", b"x" * 100)
+    (file,) = [path for path in (tmp_path / "blobs/chunks").rglob("*") if path.is_file()]
+    file.write_bytes(file.read_bytes()[:-1] + b"y")
+    h.objects[kept.ref.blob] = kept
+    phase, outcome = await h.run(function(lambda value: value, kept.ref))
+    assert (phase, outcome.code) == (FAILED, "mesh.core.errors.BlobCorrupt")
+    assert kept.released == 1
+
+
+async def test_who_waits_for_an_object_can_be_stopped(h: Harness) -> None:
+    waiting, asked = asyncio.Event(), asyncio.Event()
+
+    async def hold(blob: str) -> object:
+        asked.set()
+        await waiting.wait()
+        raise BlobMissing("too late")
+
+    h.hold = hold  # type: ignore[method-assign, assignment]
+    [attempt] = h.begin(function(lambda value: value, Ref("0f" * 32, 1)))
+    await asyncio.wait_for(asked.wait(), BOUND)
+    h.stop(attempt)
+    phase, outcome = await h.end_of(attempt)
+    assert (phase, outcome.code) == (RELEASED, "cancelled")
+    waiting.set()
+    assert await h.value(function(lambda: 7)) == 7

@@ -1,0 +1,67 @@
+"""What runners ask of the node's blobs: objects that functions were given by reference.
+
+A runner asks, and reads the chunks itself once it is told that they are here; they stay until its attempt has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from mesh.core.errors import MeshError
+from mesh.core.ids import AttemptId, BlobId
+from mesh.shell.runner_processes import Channel
+from mesh.task.frames import encode
+
+
+class Held(Protocol):
+    """A blob that is whole in the node's store, and stays there until it is released."""
+
+    manifest: bytes
+    directory: str  # of the store's chunk files
+
+    def release(self) -> None: ...
+
+
+class Holder(Protocol):
+    async def hold(self, blob: BlobId) -> Held:
+        """Fetches it where it is not here. Raises MeshError."""
+
+
+class Objects:
+    """In the loop."""
+
+    def __init__(self, holder: Holder) -> None:
+        self._holder = holder
+        self._held: dict[AttemptId, list[Held]] = {}
+        self._asking: set[asyncio.Task[None]] = set()
+
+    def ask(self, attempt: AttemptId, blob: BlobId, channel: Channel) -> None:
+        """Answer this runner by its channel, sooner or later."""
+        self._held.setdefault(attempt, [])
+        task = asyncio.get_running_loop().create_task(self._answer(attempt, blob, channel))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _answer(self, attempt: AttemptId, blob: BlobId, channel: Channel) -> None:
+        header = {"op": "fetched", "directory": "", "error": "", "message": ""}
+        try:
+            held = await self._holder.hold(blob)
+        except MeshError as error:
+            if attempt in self._held:
+                channel.send(encode(header | {"error": type(error).__name__, "message": str(error)}))
+            return
+        if attempt in self._held:
+            self._held[attempt].append(held)
+            channel.send(encode(header | {"directory": held.directory}, held.manifest))
+        else:
+            held.release()  # it has ended meanwhile
+
+    def ended(self, attempt: AttemptId) -> None:
+        for held in self._held.pop(attempt, ()):
+            held.release()
+
+    async def close(self) -> None:
+        for task in self._asking:
+            task.cancel()
+        await asyncio.gather(*self._asking, return_exceptions=True)
