@@ -123,4 +123,4 @@ def test_the_first_python_example_runs(tmp_path: Path) -> None:
             [sys.executable, script], env=it.env, capture_output=True, text=True, timeout=60, check=False
         )
     assert done.stderr == ""
-    assert done.stdout.splitlines() == ["18.0", str([x * x * 1.0 for x in range(10)]), "['docs']"]
+    assert done.stdout.splitlines() == ["18.0", str([x * x * 1.0 for x in range(10)]), "['docs']", "499999500000"]

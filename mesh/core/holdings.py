@@ -150,10 +150,8 @@ class Holdings:
         return sorted(node for node in self.holders.get(blob, ()) if self._alive(node, now))
 
     def sure(self, now: float) -> bool:
-        """Whether all that are alive have said what they hold."""
-        living = self.members.living(now)
-        following = (peer.node for peer in living if peer.heartbeat and peer.heartbeat.claim == self.claim)
-        return all(self._declared(node) for node in (self.node, *following))
+        """Whether all that are alive have said what they hold: also who, by its last heartbeat, follows another yet."""
+        return all(self._declared(node) for node in (self.node, *(peer.node for peer in self.members.living(now))))
 
     def _declared(self, node: NodeId) -> bool:
         stock = self.stocks.get(node)

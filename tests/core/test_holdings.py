@@ -134,6 +134,16 @@ def test_nothing_is_sure_before_all_have_declared() -> None:
     assert rig.seek("b").sure
 
 
+def test_nothing_is_sure_while_one_that_is_alive_follows_another_yet() -> None:
+    rig = Rig("b", "c", declared=False)
+    for name in ("a", "b"):
+        rig.holds(name)
+    peer = rig.members.peers[node("c")]
+    rig.members.number(peer, rig.now)
+    rig.members.on_heartbeat(peer, beat("c", peer.heard_seq + 1, peer.seq, claim=claim("z")), rig.now)
+    assert not rig.seek("b").sure
+
+
 def test_slices_are_taken_once_and_in_order() -> None:
     rig = Rig("b")
     rig.holds("b", BLOB, seq=3)  # the second was lost on its way
