@@ -10,12 +10,12 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
 from mesh.blob.manifest import name, parse
 from mesh.core.effects import BlobFound, CopyBlob
-from mesh.core.errors import BlobMissing, MeshError
+from mesh.core.errors import BlobCorrupt, BlobMissing, MeshError
 from mesh.core.events import BlobsChanged, BlobSettled, BlobSought, CopyRefused, Event
 from mesh.core.ids import BlobId, NodeId
 from mesh.shell.blobs import Blobs
@@ -185,13 +185,20 @@ class NodeBlobs:
                 raise BlobMissing(f"blob {blob[:12]} was deleted while it was read", "", "put it again")
             yield manifest
             for index in range(first, len(parse(manifest, blob).chunks)):
-                yield await asyncio.to_thread(self._store.read, blob, index)
+                try:
+                    data = await asyncio.to_thread(self._store.read, blob, index)
+                except (BlobCorrupt, BlobMissing):  # it was damaged here, and is gone now: another has it
+                    await self._fetch(blob, lambda here, size: None)
+                    data = await asyncio.to_thread(self._store.read, blob, index)
+                yield data
         finally:
             await asyncio.to_thread(reading.__exit__, None, None, None)
 
     # What runners ask.
 
-    async def hold(self, blob: BlobId) -> Held:
+    async def hold(self, blob: BlobId, damaged: bool) -> Held:
+        if damaged:
+            await asyncio.to_thread(self._look_through, blob)
         await self._fetch(blob, lambda here, size: None)
         reading = self._store.reading(blob)
         await asyncio.to_thread(reading.__enter__)
@@ -200,6 +207,13 @@ class NodeBlobs:
             await asyncio.to_thread(reading.__exit__, None, None, None)
             raise BlobMissing(f"blob {blob[:12]} was deleted", "", "put it again")
         return Held(manifest, str(self._store.files.directory), reading, self._loop)
+
+    def _look_through(self, blob: BlobId) -> None:
+        """Somebody found a chunk of it damaged: what is, goes."""
+        manifest = self._store.manifest(blob)
+        for index in range(len(parse(manifest, blob).chunks) if manifest is not None else 0):
+            with suppress(BlobCorrupt, BlobMissing):
+                self._store.read(blob, index)
 
     # Under way.
 

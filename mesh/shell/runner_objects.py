@@ -24,8 +24,8 @@ class Held(Protocol):
 
 
 class Holder(Protocol):
-    async def hold(self, blob: BlobId) -> Held:
-        """Fetches it where it is not here. Raises MeshError."""
+    async def hold(self, blob: BlobId, damaged: bool) -> Held:
+        """Fetches it where it is not here; ``damaged``: somebody found that some of it is. Raises MeshError."""
 
 
 class Objects:
@@ -36,17 +36,17 @@ class Objects:
         self._held: dict[AttemptId, list[Held]] = {}
         self._asking: set[asyncio.Task[None]] = set()
 
-    def ask(self, attempt: AttemptId, blob: BlobId, channel: Channel) -> None:
+    def ask(self, attempt: AttemptId, blob: BlobId, damaged: bool, channel: Channel) -> None:
         """Answer this runner by its channel, sooner or later."""
         self._held.setdefault(attempt, [])
-        task = asyncio.get_running_loop().create_task(self._answer(attempt, blob, channel))
+        task = asyncio.get_running_loop().create_task(self._answer(attempt, blob, damaged, channel))
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
 
-    async def _answer(self, attempt: AttemptId, blob: BlobId, channel: Channel) -> None:
+    async def _answer(self, attempt: AttemptId, blob: BlobId, damaged: bool, channel: Channel) -> None:
         header = {"op": "fetched", "directory": "", "error": "", "message": ""}
         try:
-            held = await self._holder.hold(blob)
+            held = await self._holder.hold(blob, damaged)
         except MeshError as error:
             if attempt in self._held:
                 channel.send(encode(header | {"error": type(error).__name__, "message": str(error)}))

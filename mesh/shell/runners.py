@@ -292,7 +292,7 @@ class Runners:
                 case "progress":
                     self.reported(header[1], header[2])
                 case "fetch":
-                    self._objects.ask(header[1], header[2], runner.channel)
+                    self._objects.ask(header[1], header[2], header[3], runner.channel)
                 case "ready":
                     runner.ready = True
                 case "imported":

@@ -8,7 +8,7 @@ meshd sends   ``{"op": "setup", ...}`` once, ``{"op": "begin", "attempts": [row.
               ``{"op": "fetched", "directory": "", "error": "", "message": ""}`` with the blob's manifest as its body.
 A runner sends ``["ready", pid]``, ``["ended", attempt, phase, code, message, detail, metrics, started_ms, finished_ms,
               micros, digest, retires]`` with the result as its body, ``["progress", attempt, metrics]``,
-              ``["fetch", attempt, blob]`` and ``["imported", [module...]]``.
+              ``["fetch", attempt, blob, damaged]`` and ``["imported", [module...]]``.
 """
 
 from __future__ import annotations

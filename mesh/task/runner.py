@@ -24,7 +24,7 @@ from typing import Any
 from mesh.blob.files import ChunkFiles
 from mesh.blob.manifest import parse
 from mesh.blob.objects import Ref, load
-from mesh.core.errors import error_named
+from mesh.core.errors import BlobCorrupt, BlobMissing, error_named
 from mesh.core.lattice import FAILED, RELEASED
 from mesh.core.work import COMMAND
 from mesh.task import api
@@ -253,8 +253,17 @@ class Runner:
 
     def _fetch(self, attempt: str, ref: Ref) -> Any:
         """The object, from the node's store, where meshd sees that it is. It stays there until this attempt ends."""
-        self._in_function, self._fetched = False, None  # a stop waits until its frame was read here
-        self._send(["fetch", attempt, ref.blob])
+        self._in_function = False  # a stop waits until its frame was read here
+        try:
+            data = self._ask_for(attempt, ref, damaged=False)
+        except (BlobCorrupt, BlobMissing):
+            data = self._ask_for(attempt, ref, damaged=True)
+        self._in_function = True
+        return load(ref.blob, data)
+
+    def _ask_for(self, attempt: str, ref: Ref, *, damaged: bool) -> bytearray:
+        self._fetched = None
+        self._send(["fetch", attempt, ref.blob, damaged])
         while self._fetched is None:
             self._receive(block=True)
             if self._signals.pop(attempt, 0):
@@ -268,8 +277,7 @@ class Runner:
         data = bytearray()
         for chunk in parse(manifest, ref.blob).chunks:
             data += files.read(chunk)
-        self._in_function = True
-        return load(ref.blob, data)
+        return data
 
     def _after_call(self, attempt: str, current: api.Current) -> None:
         self._flush()

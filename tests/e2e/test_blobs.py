@@ -10,7 +10,7 @@ import pytest
 
 from mesh.blob.objects import Ref
 from mesh.core.errors import BlobMissing, TaskFailed
-from tests.e2e.mesh import Mesh, until
+from tests.e2e.mesh import Daemon, Mesh, until
 
 MIB = 1 << 20
 
@@ -121,6 +121,16 @@ def test_an_object_is_sent_once_to_each_machine(mesh: Mesh) -> None:
     assert moved == ref.size, "from one to the other, for a copy, and never again"
 
 
+def test_an_object_that_rots_is_had_again_from_another(mesh: Mesh) -> None:
+    a, _ = mesh.start_all("a", "b")
+    client = mesh.client(a)
+    ref = client.put(np.arange(500_000))
+    rotten = max(chunk_files(a), key=lambda path: path.stat().st_size)
+    rotten.write_bytes(rotten.read_bytes()[:-1] + b"?")
+    sums = [client.submit(lambda array: int(array.sum()), ref) for _ in range(4)]
+    assert {future.result(timeout=60) for future in sums} == {124999750000}
+
+
 def test_a_ref_of_what_nobody_has(mesh: Mesh) -> None:
     a = mesh.start("a")
     client = mesh.client(a)
@@ -128,3 +138,59 @@ def test_a_ref_of_what_nobody_has(mesh: Mesh) -> None:
         client.get(Ref("0f" * 32, 1))
     with pytest.raises(TaskFailed, match="no node is known to hold it"):
         client.submit(len, Ref("0f" * 32, 1)).result(timeout=60)
+
+
+def chunk_files(daemon: Daemon) -> list[Path]:
+    return sorted(path for path in (daemon.state / "blobs/chunks").rglob("*") if path.is_file())
+
+
+def holders(mesh: Mesh, blob: str, at: Daemon) -> set[str]:
+    return {name for row in mesh.ctl("blobs", at=at) if row["id"] == blob for name in row["nodes"]}
+
+
+def test_a_chunk_that_rots_is_found_out_and_had_again_from_another(mesh: Mesh, file: Path, tmp_path: Path) -> None:
+    a, b, c = mesh.start_all("a", "b", "c")
+    put = mesh.ctl("put", str(file), "--copies", "2", at=a)
+    rotten = next(path for path in chunk_files(a) if path.stat().st_size == MIB)
+    rotten.write_bytes(rotten.read_bytes()[:-1] + b"?")
+    (other,) = {daemon.name for daemon in (b, c) if daemon.id in put["durable_on"]}
+    asked = next(daemon for daemon in (b, c) if daemon.name != other)
+    mesh.ctl("get", put["id"], str(tmp_path / "by another"), at=asked)
+    assert (tmp_path / "by another").read_bytes() == file.read_bytes()
+    mesh.ctl("get", put["id"], str(tmp_path / "by itself"), at=a)
+    assert (tmp_path / "by itself").read_bytes() == file.read_bytes()
+    until(lambda: holders(mesh, put["id"], c) == {"a", "b", "c"}, what="all three have it whole")
+
+
+def test_a_holder_killed_in_the_middle_is_done_without(mesh: Mesh, tmp_path: Path) -> None:
+    """Both holders are slow, so that the kill comes in between; what had arrived is not moved again."""
+    a = mesh.start("a", "--rank", "10", "--send-limit", "20MB")
+    b = mesh.start("b", "--send-limit", "20MB", peers=[a])
+    mesh.met(a, b)
+    (tmp_path / "big").write_bytes(os.urandom(40 * MIB))
+    put = mesh.ctl("put", str(tmp_path / "big"), at=a)
+    c = mesh.start("c", peers=[a])
+    mesh.met(a, b, c)
+    getting = mesh.begin("get", put["id"], str(tmp_path / "got"), at=c)
+    until(lambda: c.status()["blob_bytes_received"] > 4 * MIB, what="some of it has arrived")
+    b.kill()
+    assert getting.wait(60) == 0
+    assert (tmp_path / "got").read_bytes() == (tmp_path / "big").read_bytes()
+    assert c.status()["blob_bytes_received"] < 1.1 * 40 * MIB
+
+
+def test_a_fetch_goes_on_where_its_node_was_killed(mesh: Mesh, tmp_path: Path) -> None:
+    a = mesh.start("a", "--rank", "10", "--send-limit", "20MB")
+    b = mesh.start("b", peers=[a])
+    mesh.met(a, b)
+    (tmp_path / "big").write_bytes(os.urandom(40 * MIB))
+    put = mesh.ctl("put", str(tmp_path / "big"), "--copies", "1", at=a)
+    getting = mesh.begin("get", put["id"], str(tmp_path / "got"), at=b)
+    until(lambda: b.status()["blob_bytes_received"] > 10 * MIB, what="some of it has arrived")
+    b.kill()
+    getting.kill()
+    b.start()
+    mesh.met(a, b)
+    mesh.ctl("get", put["id"], str(tmp_path / "got"), at=b, within=60)
+    assert (tmp_path / "got").read_bytes() == (tmp_path / "big").read_bytes()
+    assert b.status()["blob_bytes_received"] < 34 * MIB, "in its new life: what its former one had, it has"

@@ -216,6 +216,16 @@ async def test_what_is_read_stays_until_it_was_read(rig: Rig) -> None:
         await anext(rig.blobs.read(BLOB, 0))
 
 
+async def test_what_was_damaged_here_is_had_again_while_it_is_read(rig: Rig) -> None:
+    await rig.put()
+    await asyncio.to_thread(rig.store.finish, BLOB)
+    rig.store.files.settled[digest(PARTS[1])] = b"rot"
+    reading = asyncio.ensure_future(_all(rig.blobs.read(BLOB, 0)))
+    await rig.until(BlobSought(BLOB, 0, 0))
+    rig.found(B)
+    assert await reading == [MANIFEST, *PARTS]
+
+
 async def test_closing_ends_what_is_under_way(rig: Rig) -> None:
     rig.blobs.copy(CopyBlob(BLOB, SIZE, ()))
     await rig.until(BlobSought(BLOB, 0, 0))

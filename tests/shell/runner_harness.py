@@ -58,9 +58,9 @@ class Harness:
             self,
         )
 
-    async def hold(self, blob: str) -> Any:
-        """What :attr:`objects` has of that name."""
-        held = self.objects[blob]
+    async def hold(self, blob: str, damaged: bool) -> Any:
+        """What :attr:`objects` has of that name; and of its name with ``!`` where it was found damaged."""
+        held = self.objects.get(f"{blob}!", self.objects[blob]) if damaged else self.objects[blob]
         if isinstance(held, Exception):
             raise held
         return held

@@ -900,13 +900,15 @@ async def test_a_damaged_object_is_never_handed_out(h: Harness, tmp_path: Path) 
     h.objects[kept.ref.blob] = kept
     phase, outcome = await h.run(function(lambda value: value, kept.ref))
     assert (phase, outcome.code) == (FAILED, "mesh.core.errors.BlobCorrupt")
-    assert kept.released == 1
+    assert kept.released == 2
+    h.objects[f"{kept.ref.blob}!"] = Kept(tmp_path / "mended", b"x" * 100)
+    assert await h.value(function(lambda value: value, kept.ref)) == b"x" * 100
 
 
 async def test_who_waits_for_an_object_can_be_stopped(h: Harness) -> None:
     waiting, asked = asyncio.Event(), asyncio.Event()
 
-    async def hold(blob: str) -> object:
+    async def hold(blob: str, damaged: bool) -> object:
         asked.set()
         await waiting.wait()
         raise BlobMissing("too late")
