@@ -21,7 +21,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mesh.blob.files import ChunkFiles
 from mesh.blob.manifest import parse
 from mesh.blob.objects import Ref, load
 from mesh.core.errors import BlobCorrupt, BlobMissing, error_named
@@ -273,6 +272,8 @@ class Runner:
         header, manifest = self._fetched
         if header["error"]:
             raise error_named(header["error"], header["message"])
+        from mesh.blob.files import ChunkFiles  # 10 ms that few runners need
+
         files = ChunkFiles(Path(header["directory"]))
         data = bytearray()
         for chunk in parse(manifest, ref.blob).chunks:
