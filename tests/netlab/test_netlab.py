@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import datetime
 from pathlib import Path
@@ -260,3 +261,21 @@ def test_clocks_that_disagree(mesh: Mesh) -> None:
         time.sleep(1.5)  # until the clock has jumped and a heartbeat has passed
         runs(mesh, a)
         mesh.met(a, b, leader=a)
+
+
+def test_narrow_cable_full_of_chunks(mesh: Mesh, tmp_path: Path) -> None:
+    """A node behind 4 Mbit/s that fetches 3 MiB for six seconds stays a member, and its leader takes its calls."""
+    (tmp_path / "file").write_bytes(os.urandom(3 << 20))
+    with lab(3, mesh) as net:
+        a, _, c = net.up()
+        put = mesh.ctl("put", str(tmp_path / "file"), "--copies", "1", at=a)
+        net.limit("c", "4mbit")
+        term = a.status()["term"]
+        getting = mesh.begin("get", put["id"], str(tmp_path / "got"), at=c)
+        seen = set()
+        while getting.poll() is None:
+            seen |= {peer["state"] for peer in mesh.peers(a)}
+            time.sleep(0.2)
+        assert (tmp_path / "got").read_bytes() == (tmp_path / "file").read_bytes()
+        assert seen == {"alive"}
+        assert a.status()["term"] == term
