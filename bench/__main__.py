@@ -20,6 +20,7 @@ BENCHES = (
     "blobs",
     "bulk",
     "swarm",
+    "breaks",
 )
 WITHIN = 600.0
 
