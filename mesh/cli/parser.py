@@ -221,7 +221,9 @@ def _submit(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--priority", metavar="N", type=int, choices=range(1, 11), help="1 to 10, higher first")
     verb.add_argument("--dry-run", action="store_true", help="say what would be submitted; needs no mesh")
     verb.add_argument("--wait", action="store_true", help="wait until it has ended; exits with 1 if it did not succeed")
-    verb.add_argument("--yes", action="store_true", help="do not ask before a very large submission")
+    verb.add_argument(
+        "--yes", action="store_true", help="do not ask before a very large submission, nor refuse files of over 100 MB"
+    )
 
 
 def _id(text: str) -> str:

@@ -80,7 +80,7 @@ async def submit(args: argparse.Namespace, channel: Channel, output: Output) -> 
         return 1
     job_id = new_job_id()
     args.interrupted = f"part of job {job_id} may be submitted; `meshctl cancel {job_id}` stops it"
-    job = await sweeps.submit(channel, sweep, args.name, args.priority, job_id)
+    job = await sweeps.submit(channel, sweep, args.name, args.priority, job_id, large=args.yes)
     if output.json:
         output.document({"job": job.id, "tasks": job.count, "durable_on": list(job.durable_on)})
     else:

@@ -11,15 +11,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mesh.blob.trees import Tree, scan
+from mesh.client import blobs
 from mesh.client.channel import Channel
 from mesh.client.feed import BATCH_BYTES, BATCH_TASKS, FLIGHTS, new_job_id
 from mesh.client.functions import LIMIT
 from mesh.client.jobs import AsyncJob
 from mesh.core.errors import InvalidSpec, MeshError, Problem, QuotaExceeded
+from mesh.core.ids import BlobId
 from mesh.core.lattice import Task
 from mesh.spec.expand import expand
 from mesh.spec.sweep import Sweep, parse
 from mesh.wire.work import encode_work
+
+MOST_SHIPPED = 100_000_000  # bytes of files that are shipped without being asked for
+LARGEST_TOLD = 5
 
 
 def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> Sweep:
@@ -77,9 +83,14 @@ async def submit_sweep(
 
 
 async def submit(
-    channel: Channel, sweep: Sweep, name: str | None = None, priority: int | None = None, job_id: str | None = None
-) -> AsyncJob:
-    """All tasks of the sweep, acknowledged. Raises what a slice was refused with; the slices before it stand."""
+    channel: Channel, sweep: Sweep, name: str | None = None, priority: int | None = None, job_id: str | None = None,
+    large: bool = False,
+) -> AsyncJob:  # fmt: skip
+    """All tasks of the sweep, acknowledged. Raises what a slice was refused with; the slices before it stand.
+
+    ``large``: ship its files though they have more than 100 MB, for which ``QuotaExceeded`` is raised otherwise.
+    """
+    shipped, folder = await _ship(channel, sweep, large) if sweep.options.files else ("", "")
     job, tasks = expand(
         sweep,
         job_id=job_id or new_job_id(),
@@ -88,6 +99,8 @@ async def submit(
         envvars=os.environ,
         priority=priority,
         name=name,
+        files=shipped,
+        folder=folder,
     )
     slices = _slices(tasks)
     total, durable_on = 0, None
@@ -112,6 +125,32 @@ async def submit(
             call.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
     return AsyncJob(channel, job.id, total, durable_on or ())
+
+
+async def _ship(channel: Channel, sweep: Sweep, large: bool) -> tuple[BlobId, str]:
+    """Puts the directory that ``files:`` names; the blob, and the working directory within it."""
+    tree, folder = await asyncio.to_thread(_scanned, sweep)
+    if tree.size > MOST_SHIPPED and not large:
+        largest = ", ".join(f"{path} ({size / 1e6:.0f} MB)" for path, size in tree.largest(LARGEST_TOLD))
+        raise QuotaExceeded(
+            f"the files to be shipped have {tree.size / 1e6:.0f} MB; nothing was submitted",
+            f"the largest are {largest}",
+            "leave them out with a line in .meshignore, or submit with --yes",
+        )
+    return (await blobs.put(channel, tree.segments)).blob, folder
+
+
+def _scanned(sweep: Sweep) -> tuple[Tree, str]:
+    root = (Path(sweep.directory) / sweep.options.files).resolve()
+    here = Path(sweep.directory).resolve()
+    if not root.is_dir():
+        raise InvalidSpec(f"mesh.files: {root} is no directory; nothing was submitted")
+    if not here.is_relative_to(root):
+        raise InvalidSpec(
+            f"mesh.files: {root} does not hold {here}, where the program runs; nothing was submitted; "
+            "write . or a directory above it"
+        )
+    return scan(root, ignore=True), str(here.relative_to(root))
 
 
 async def _next_answers(under_way: set[asyncio.Task[tuple[int, tuple[str, ...]]]]) -> list[tuple[str, ...]]:

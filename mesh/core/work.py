@@ -30,3 +30,4 @@ class Work(NamedTuple):
     env: tuple[tuple[str, str], ...] = ()
     params: bytes = b"{}"  # JSON object: what `tasks` shows and `task.params` returns
     metric: str = ""  # the JSON lines of stdout that hold this name are metrics; empty: every JSON object line
+    files: str = ""  # a blob: the directory that is shipped with it, in which ``cwd`` is a relative path

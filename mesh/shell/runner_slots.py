@@ -92,6 +92,7 @@ def begin_frame(lives: list[Live]) -> bytes:
                 work.metric,
                 live.cuda,
                 max(1, live.assignment.millicpus // 1000),
+                work.files,
             )
         )
     return encode({"op": "begin", "attempts": rows, "sizes": [len(blob) for blob in blobs]}, b"".join(blobs))

@@ -72,13 +72,16 @@ def expand(
     priority: int | None = None,
     name: str | None = None,
     seed: int | None = None,
+    files: str = "",
+    folder: str = "",
 ) -> tuple[Job, Iterator[Task]]:
     """The job, and its tasks one by one as they are asked for.
 
     ``encode`` makes a task's payload. ``envvars`` is the submitter's environment, for ``${envvar:NAME}``; a variable
     that is missing raises InvalidSpec. ``priority``, ``name`` and ``seed`` go before what the file says; without any
     seed the job's id is one. The same arguments give equal records; ``submitted_ms`` is in no digest, so that a
-    submission that is repeated later is still the same.
+    submission that is repeated later is still the same. ``files`` is the blob of the directory that is shipped, where
+    one is, and ``folder`` the working directory within it.
     """
     if priority is not None and not 1 <= priority <= 10:
         raise InvalidSpec("the priority is wrong", (Problem(f"priority must be from 1 to 10, not {priority}"),))
@@ -90,12 +93,12 @@ def expand(
     shape = Shape(
         alternatives=options.alternatives,
         kind=commands.kind_of(sweep.program, filled),
-        cwd=sweep.directory,
+        cwd="" if files else sweep.directory,
         retries=options.retries,
         timeout_ms=options.timeout_ms,
         hold=options.hold,
     )
-    work = Work(COMMAND, cwd=sweep.directory, env=options.env, metric=sweep.metric)
+    work = Work(COMMAND, cwd=folder if files else sweep.directory, env=options.env, metric=sweep.metric, files=files)
     job = Job(
         id=job_id,
         digest="",
@@ -143,7 +146,7 @@ def _tasks(
 
 
 def _common(work: Work, shape: Shape) -> tuple[Any, ...]:
-    return (work.kind, work.cwd, work.env, work.metric, shape)
+    return (work.kind, work.cwd, work.env, work.metric, shape, *([work.files] if work.files else []))
 
 
 def _canonical(value: Any) -> bytes:

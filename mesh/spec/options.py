@@ -12,8 +12,8 @@ from mesh.core.lattice import Resources, Retries
 from mesh.spec.reader import BAD, Reader, close_to, show
 from mesh.spec.units import duration_ms, size
 
-_KEYS = ("priority", "resources", "retries", "timeout", "on_lost", "max_parallel", "env", "search")
-_NOT_BUILT = ("files", "checkpoints")
+_KEYS = ("priority", "resources", "retries", "timeout", "on_lost", "max_parallel", "files", "env", "search")
+_NOT_BUILT = ("checkpoints",)
 _RESOURCES = ("cpus", "memory", "gpus", "gpu_memory", "device", "labels", "profile")
 _DEVICES = ("any", "cpu", "cuda", "mps")
 _RETRIES = ("max", "backoff", "factor", "max_delay", "not_on")
@@ -30,6 +30,7 @@ class Options:
     retries: Retries = _NO_RETRIES
     timeout_ms: int = 0  # 0: none
     max_parallel: int = 0  # 0: as many as fit
+    files: str = ""  # the directory to be shipped, as it is written: relative to the file's own; empty: none
     env: tuple[tuple[str, str], ...] = ()
     hold: bool = False  # on_lost: hold
     seed: int | None = None  # of random search; None: the job's id
@@ -48,6 +49,7 @@ def read_options(reader: Reader, node: yaml.Node, method: str) -> Options:
         retries=_read_retries(reader, nodes["retries"]) if "retries" in nodes else _NO_RETRIES,
         timeout_ms=_unit(reader, nodes, "mesh.timeout", duration_ms, 0, positive=True),
         max_parallel=_integer(reader, nodes, "mesh.max_parallel", 1, LARGEST_COUNT, 0),
+        files=_read_files(reader, nodes["files"]) if "files" in nodes else "",
         env=_read_env(reader, nodes["env"]) if "env" in nodes else (),
         hold="on_lost" in nodes and _read_on_lost(reader, nodes["on_lost"]),
         seed=_read_search(reader, nodes["search"], method) if "search" in nodes else None,
@@ -113,6 +115,10 @@ def _read_on_lost(reader: Reader, node: yaml.Node) -> bool:
     if choice not in (None, "retry", "hold"):
         reader.refuse(node, f"mesh.on_lost must be retry or hold, not {choice!r}")
     return choice == "hold"
+
+
+def _read_files(reader: Reader, node: yaml.Node) -> str:
+    return "" if _is_null(node) else reader.text(node, "mesh.files") or ""
 
 
 def _alternatives(reader: Reader, node: yaml.Node) -> tuple[Resources, ...]:

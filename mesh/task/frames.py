@@ -37,12 +37,13 @@ class Row(NamedTuple):
     target: str
     function: int
     arguments: int
-    cwd: str
+    cwd: str  # with files: within them
     env: tuple[tuple[str, str], ...]
     params: int
     metric: str
     cuda: str  # CUDA_VISIBLE_DEVICES
     threads: int
+    files: str = ""  # a blob: the directory that came with it
 
 
 def encode(header: object, body: bytes = b"") -> bytes:

@@ -19,11 +19,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mesh.blob.manifest import parse
+from mesh.blob.manifest import Manifest, parse
 from mesh.blob.objects import Ref, load
-from mesh.core.errors import BlobCorrupt, BlobMissing, error_named
+from mesh.core.errors import BlobCorrupt, BlobMissing, MeshError, error_named
 from mesh.core.lattice import FAILED, RELEASED
 from mesh.core.work import COMMAND
 from mesh.task import api
@@ -40,6 +40,9 @@ from mesh.task.processes import (
     kill_below,
     send_signal,
 )
+
+if TYPE_CHECKING:
+    from mesh.blob.files import ChunkFiles
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 PARAMS_LIMIT = 100_000  # Linux takes 128 KiB in one environment string
@@ -157,9 +160,18 @@ class Runner:
         if row.attempt in self._signals:
             self._end(row, Ended(RELEASED, "skipped"), None, _now_ms(), 0)
             return
-        if row.cwd and not os.path.isdir(row.cwd):
+        self._running = row.attempt  # from here on it can be stopped
+        try:
+            cwd = self._shipped(row) if row.files else row.cwd
+        except Stopped:
+            self._end(row, Ended(RELEASED, "skipped"), None, _now_ms(), 0)
+            return
+        except (MeshError, OSError) as error:
+            self._end(row, failed(error), None, _now_ms(), 0)
+            return
+        if cwd and not os.path.isdir(cwd):
             # No failure of the task: another node may have it, and the leader asks this one again later.
-            message = f"the working directory {row.cwd} does not exist on this node"
+            message = f"the working directory {cwd} does not exist on this node"
             self._end(row, Ended(RELEASED, "refused", message), None, _now_ms(), 0)
             return
         params = blobs[row.params]
@@ -167,14 +179,13 @@ class Runner:
             message = f"the parameters have {len(params)} bytes; at most {PARAMS_LIMIT} fit in a program's environment"
             self._end(row, Ended(FAILED, "params_too_large", message), None, _now_ms(), 0)
             return
-        self._running = row.attempt
         env = self._environment(row, params.decode())
         started_ms, started = _now_ms(), time.perf_counter_ns()
         metrics: api.Metrics | None = None
         if row.kind == COMMAND:
             command = Command(
                 row.argv,
-                row.cwd or self._place.output,
+                cwd or self._place.output,
                 self._base | env,
                 row.metric,
                 attempt_folder(self._place.state, row.attempt),
@@ -186,13 +197,13 @@ class Runner:
             )
             metrics = command.metrics.values or None
         else:
-            ended = self._call(row, blobs, env)
+            ended = self._call(row, blobs, env, cwd)
         micros = (time.perf_counter_ns() - started) // 1000
         self._place.after(row.attempt)
-        self._running = ""
         self._end(row, ended, metrics, started_ms, micros)
 
     def _end(self, row: Row, ended: Ended, metrics: api.Metrics | None, started_ms: int, micros: int) -> None:
+        self._running = ""
         self._signals.pop(row.attempt, None)
         finished = started_ms + micros // 1000
         phase, code, message, detail, result, digest = ended
@@ -218,7 +229,22 @@ class Runner:
         self._receive(block=False)
         return self._signals.pop(attempt, 0)
 
-    def _call(self, row: Row, blobs: list[bytes], env: dict[str, str]) -> Ended:
+    def _shipped(self, row: Row) -> str:
+        """The working directory within the files that came with the task."""
+        from mesh.blob.opened import Opened  # as with the store's files: few runners need them
+        from mesh.task.code import unpack, unpacked
+
+        directory = unpacked(self._place.state, row.files)
+        if directory is None:
+            files, manifest = self._hold(row.attempt, row.files, damaged=False)
+            try:
+                directory = unpack(self._place.state, row.files, Opened(files, manifest))
+            except (BlobCorrupt, BlobMissing):
+                files, manifest = self._hold(row.attempt, row.files, damaged=True)
+                directory = unpack(self._place.state, row.files, Opened(files, manifest))
+        return os.path.join(directory, row.cwd)
+
+    def _call(self, row: Row, blobs: list[bytes], env: dict[str, str], cwd: str) -> Ended:
         self._apply(env)
         current = api.Current(row.task, row.attempt, self._node, env["MESH_PARAMS"], self._reporter(row.attempt))
         api.enter(current)
@@ -226,8 +252,8 @@ class Runner:
         try:
             self._current = current
             self._in_function = True
-            os.chdir(row.cwd or self._place.output)
-            self._functions.enter(row.cwd)
+            os.chdir(cwd or self._place.output)
+            self._functions.enter(cwd)
             self._functions.limit_threads(os.environ.get("OMP_NUM_THREADS", ""))
             value = self._functions.prepare(
                 row.kind,
@@ -254,31 +280,35 @@ class Runner:
         """The object, from the node's store, where meshd sees that it is. It stays there until this attempt ends."""
         self._in_function = False  # a stop waits until its frame was read here
         try:
-            data = self._ask_for(attempt, ref, damaged=False)
+            data = self._read(*self._hold(attempt, ref.blob, damaged=False))
         except (BlobCorrupt, BlobMissing):
-            data = self._ask_for(attempt, ref, damaged=True)
+            data = self._read(*self._hold(attempt, ref.blob, damaged=True))
         self._in_function = True
         return load(ref.blob, data)
 
-    def _ask_for(self, attempt: str, ref: Ref, *, damaged: bool) -> bytearray:
+    @staticmethod
+    def _read(files: ChunkFiles, manifest: Manifest) -> bytearray:
+        data = bytearray()
+        for chunk in manifest.chunks:
+            data += files.read(chunk)
+        return data
+
+    def _hold(self, attempt: str, blob: str, *, damaged: bool) -> tuple[ChunkFiles, Manifest]:
+        """Wait until meshd has it in its store. Raises Stopped, or why there is none."""
+        from mesh.blob.files import ChunkFiles  # 10 ms that few runners need
+
         self._fetched = None
-        self._send(["fetch", attempt, ref.blob, damaged])
+        self._send(["fetch", attempt, blob, damaged])
         while self._fetched is None:
             self._receive(block=True)
             if self._signals.pop(attempt, 0):
-                assert self._current is not None
-                self._current.stop_asked = True
+                if self._current is not None:
+                    self._current.stop_asked = True
                 raise Stopped("this attempt was asked to stop")
         header, manifest = self._fetched
         if header["error"]:
             raise error_named(header["error"], header["message"])
-        from mesh.blob.files import ChunkFiles  # 10 ms that few runners need
-
-        files = ChunkFiles(Path(header["directory"]))
-        data = bytearray()
-        for chunk in parse(manifest, ref.blob).chunks:
-            data += files.read(chunk)
-        return data
+        return ChunkFiles(Path(header["directory"])), parse(manifest, blob)
 
     def _after_call(self, attempt: str, current: api.Current) -> None:
         self._flush()

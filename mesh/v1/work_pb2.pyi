@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WorkItem(_message.Message):
-    __slots__ = ("kind", "argv", "target", "function", "arguments", "cwd", "env", "params", "metric")
+    __slots__ = ("kind", "argv", "target", "function", "arguments", "cwd", "env", "params", "metric", "files")
     KIND_FIELD_NUMBER: _ClassVar[int]
     ARGV_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,7 @@ class WorkItem(_message.Message):
     ENV_FIELD_NUMBER: _ClassVar[int]
     PARAMS_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
     kind: str
     argv: _containers.RepeatedScalarFieldContainer[str]
     target: str
@@ -27,7 +28,8 @@ class WorkItem(_message.Message):
     env: _containers.RepeatedCompositeFieldContainer[Variable]
     params: bytes
     metric: str
-    def __init__(self, kind: _Optional[str] = ..., argv: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., function: _Optional[bytes] = ..., arguments: _Optional[bytes] = ..., cwd: _Optional[str] = ..., env: _Optional[_Iterable[_Union[Variable, _Mapping]]] = ..., params: _Optional[bytes] = ..., metric: _Optional[str] = ...) -> None: ...
+    files: str
+    def __init__(self, kind: _Optional[str] = ..., argv: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., function: _Optional[bytes] = ..., arguments: _Optional[bytes] = ..., cwd: _Optional[str] = ..., env: _Optional[_Iterable[_Union[Variable, _Mapping]]] = ..., params: _Optional[bytes] = ..., metric: _Optional[str] = ..., files: _Optional[str] = ...) -> None: ...
 
 class Variable(_message.Message):
     __slots__ = ("name", "value")

@@ -11,7 +11,7 @@ from mesh.wire.ledger import get_attempt, get_claim, get_task, put_attempt, put_
 
 def encode_work(work: Work) -> bytes:
     """What :attr:`mesh.core.lattice.Task.payload` holds."""
-    kind, argv, target, function, arguments, cwd, env, params, metric = work
+    kind, argv, target, function, arguments, cwd, env, params, metric, files = work
     try:
         item = pb.WorkItem(
             kind=kind,
@@ -22,6 +22,7 @@ def encode_work(work: Work) -> bytes:
             cwd=cwd,
             params=params,
             metric=metric,
+            files=files,
         )
         for name, value in env:
             item.env.add(name=name, value=value)
@@ -36,7 +37,7 @@ def decode_work(payload: bytes) -> Work:
     except UNREADABLE as error:
         raise unreadable("task's work", error) from error
     env = tuple((variable.name, variable.value) for variable in m.env)
-    return Work(m.kind, tuple(m.argv), m.target, m.function, m.arguments, m.cwd, env, m.params, m.metric)
+    return Work(m.kind, tuple(m.argv), m.target, m.function, m.arguments, m.cwd, env, m.params, m.metric, m.files)
 
 
 def opening(node: str, life: str) -> pb.ReportFrame:

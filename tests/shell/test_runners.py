@@ -21,6 +21,7 @@ from blake3 import blake3
 from mesh.blob.files import ChunkFiles, write_blob
 from mesh.blob.manifest import name
 from mesh.blob.objects import Ref, dump
+from mesh.blob.trees import scan
 from mesh.core.errors import BlobMissing
 from mesh.core.events import AttemptsEnded
 from mesh.core.lattice import FAILED, RELEASED, SUCCEEDED
@@ -903,6 +904,54 @@ async def test_a_damaged_object_is_never_handed_out(h: Harness, tmp_path: Path) 
     assert kept.released == 2
     h.objects[f"{kept.ref.blob}!"] = Kept(tmp_path / "mended", b"x" * 100)
     assert await h.value(function(lambda value: value, kept.ref)) == b"x" * 100
+
+
+class Shipped(Kept):
+    """A directory in chunk files."""
+
+    def __init__(self, directory: Path, source: Path) -> None:
+        self.manifest = write_blob(ChunkFiles(directory), scan(source, ignore=False).segments())
+        self.directory, self.released = str(directory), 0
+        self.ref = Ref(name(self.manifest), 1)
+
+
+async def test_work_runs_in_the_directory_that_was_shipped_with_it(h: Harness, tmp_path: Path) -> None:
+    (tmp_path / "project/deep").mkdir(parents=True)
+    (tmp_path / "project/deep/secret.py").write_text("def tell():\n    return 'told'\n")
+    shipped = Shipped(tmp_path / "blobs", tmp_path / "project")
+    h.objects[shipped.ref.blob] = shipped
+    files = {"files": shipped.ref.blob, "cwd": "deep"}
+    [attempt] = h.begin(Work("command", ("cat", "secret.py"), **files))
+    assert (await h.end_of(attempt))[0] == SUCCEEDED
+    assert b"told" in await h.printed(attempt)
+    assert await h.value(Work("call", target="secret:tell", **files)) == "told"
+    assert await h.value(function(os.getcwd, **files)) == str(h.state / "code" / shipped.ref.blob / "deep")
+    assert shipped.released == 1, "it is unpacked once"
+
+
+@pytest.mark.parametrize("kind", ["command", "function"])
+async def test_why_files_are_missing_is_the_tasks_error(h: Harness, kind: str) -> None:
+    h.objects["0f" * 32] = BlobMissing("it cannot be fetched", "no node has it", "put it again")
+    work = shell("true") if kind == "command" else function(lambda: 7)
+    phase, outcome = await h.run(work._replace(files="0f" * 32))
+    assert (phase, outcome.message) == (FAILED, "it cannot be fetched; no node has it; put it again")
+
+
+async def test_who_waits_for_its_files_can_be_stopped(h: Harness) -> None:
+    asked = asyncio.Event()
+
+    async def hold(blob: str, damaged: bool) -> object:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    h.hold = hold  # type: ignore[method-assign, assignment]
+    first, second = h.begin(shell("true")._replace(files="0f" * 32), shell("true"))
+    await asyncio.wait_for(asked.wait(), BOUND)
+    h.stop(first)
+    phase, outcome = await h.end_of(first)
+    assert (phase, outcome.code) == (RELEASED, "cancelled")
+    assert (await h.end_of(second))[0] == SUCCEEDED
 
 
 async def test_who_waits_for_an_object_can_be_stopped(h: Harness) -> None:

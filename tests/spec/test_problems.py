@@ -40,7 +40,8 @@ def test_every_error_of_a_file_comes_in_one_go_with_its_place_and_in_order() -> 
           resources: {cpu: 2, memory: 4 potatoes}
           retries: {max: 3, backoff: soon}
           on_lost: wait
-          files: .
+          checkpoints: {every: 60s}
+          files: ""
         """
     ) == [
         "2:1: unknown key 'metod' in the file; did you mean 'method'?",
@@ -68,7 +69,8 @@ def test_every_error_of_a_file_comes_in_one_go_with_its_place_and_in_order() -> 
             "write it like 250ms, 30s, 5m, 6h or a number of seconds"
         ),
         "20:12: mesh.on_lost must be retry or hold, not 'wait'",
-        "21:3: not built yet: mesh.files",
+        "21:3: not built yet: mesh.checkpoints",
+        "22:10: mesh.files must be text, not nothing",
     ]
 
 
