@@ -184,7 +184,7 @@ def _parser() -> Parser:
         "put", "put a file or a directory into the mesh, on two nodes, and print the id under which any node gets it"
     )
     put.add_argument("file", metavar="FILE", help="what is put; it is read twice, and must not change meanwhile")
-    put.add_argument("--copies", metavar="N", type=int, choices=range(1, 101), default=2, help="on N nodes (2)")
+    put.add_argument("--copies", metavar="N", type=int, choices=range(1, 17), default=2, help="on N nodes, 1 to 16 (2)")
     get = add("get", "get a file or a directory out of the mesh", ("REF", "a blob's id, or its first digits"))
     get.add_argument(
         "path", metavar="PATH", nargs="?", help="where to write it; by default here, under its first digits"

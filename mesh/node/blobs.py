@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
@@ -45,6 +45,11 @@ class _Sought:
         self.news = asyncio.Event()
 
 
+def _enough(found: BlobFound, copies: int) -> bool:
+    """An answer to one who asked for fewer copies, or for none, says nothing of so many."""
+    return found.enough and (1 + len(found.holders) >= copies or bool(found.why))
+
+
 class Held:
     """A blob that stays in the store until it is released."""
 
@@ -72,13 +77,15 @@ class NodeBlobs:
     def handlers(self) -> Handlers:
         return self._transfer.handlers()
 
-    async def start(self) -> None:
-        """Tell what is here, and tidy what a life that was killed left."""
+    def declare(self) -> None:
+        """Tell the machine what is here: before its first step, or its leader would hear that it is nothing."""
         self._store.tell(self._on_lost)
-        whole = await asyncio.to_thread(self._store.listing)
-        self._changed([(entry.blob, entry.size) for entry in whole if entry.complete])
+        self._changed([(entry.blob, entry.size) for entry in self._store.listing() if entry.complete])
         if self._store.damage:
             log.warning("%s", self._store.damage, extra={"event": "blobs_damaged"})
+
+    async def tidy(self) -> None:
+        """Remove what a life that was killed left."""
         swept = await asyncio.to_thread(self._store.sweep)
         if swept:
             log.info("%d files of unfinished blobs were removed", swept, extra={"event": "blobs_swept"})
@@ -117,9 +124,11 @@ class NodeBlobs:
     async def _copy(self, copy: CopyBlob) -> None:
         try:
             await self._fetch(copy.blob, lambda here, size: None, copy.holders)
-        except MeshError as error:
+        except Exception as error:
+            if not isinstance(error, MeshError):
+                log.error("a copy failed; this is a defect", exc_info=error, extra={"event": "defect"})
             log.warning("blob %s is not copied here: %s", copy.blob[:12], error, extra={"event": "copy_failed"})
-            self._driver.post(CopyRefused(copy.blob, str(error)))
+            self._driver.post(CopyRefused(copy.blob, str(error) or type(error).__name__))
 
     # What clients ask.
 
@@ -152,12 +161,12 @@ class NodeBlobs:
         entry = await asyncio.to_thread(self._store.info, blob)
         size = entry.size if entry is not None else 0
         async with self._seeking(blob, size, copies) as sought:
-            while sought.found is None or not sought.found.enough:
+            while (found := sought.found) is None or not _enough(found, copies):
                 sought.news.clear()
                 await sought.news.wait()
-            return Stored((self._node, *(node for node, _ in sought.found.holders)), sought.found.why)
+            return Stored((self._node, *(node for node, _ in found.holders)), found.why)
 
-    async def fetch(self, blob: BlobId) -> AsyncIterator[Progress]:
+    async def fetch(self, blob: BlobId) -> AsyncGenerator[Progress, None]:
         told = Progress(0, 0)
 
         def listen(here: int, size: int) -> None:
@@ -175,8 +184,9 @@ class NodeBlobs:
             fetching.result()
         finally:
             fetching.cancel()
+            await asyncio.wait({fetching})
 
-    async def read(self, blob: BlobId, first: int) -> AsyncIterator[bytes]:
+    async def read(self, blob: BlobId, first: int) -> AsyncGenerator[bytes, None]:
         reading = self._store.reading(blob)
         await asyncio.to_thread(reading.__enter__)
         try:
@@ -202,10 +212,13 @@ class NodeBlobs:
         await self._fetch(blob, lambda here, size: None)
         reading = self._store.reading(blob)
         await asyncio.to_thread(reading.__enter__)
-        manifest = await asyncio.to_thread(self._store.manifest, blob)
-        if manifest is None:  # deleted in between
+        try:
+            manifest = await asyncio.to_thread(self._store.manifest, blob)
+            if manifest is None:  # deleted in between
+                raise BlobMissing(f"blob {blob[:12]} was deleted", "", "put it again")
+        except BaseException:
             await asyncio.to_thread(reading.__exit__, None, None, None)
-            raise BlobMissing(f"blob {blob[:12]} was deleted", "", "put it again")
+            raise
         return Held(manifest, str(self._store.files.directory), reading, self._loop)
 
     def _look_through(self, blob: BlobId) -> None:
@@ -257,10 +270,13 @@ class NodeBlobs:
 
     @asynccontextmanager
     async def _seeking(self, blob: BlobId, size: int, copies: int) -> AsyncIterator[_Sought]:
-        """The machine asks its leader meanwhile, for all who seek the same blob here."""
+        """The machine asks its leader meanwhile, for all who seek the same blob here: as many copies as any of them."""
         sought = self._sought.get(blob)
-        if sought is None or sought.copies != copies:
+        if sought is None:
             sought = self._sought[blob] = _Sought(copies)
+            self._driver.post(BlobSought(blob, size, copies))
+        elif copies > sought.copies:
+            sought.copies = copies
             self._driver.post(BlobSought(blob, size, copies))
         sought.users += 1
         try:

@@ -129,7 +129,7 @@ class Daemon:
         for peer in config.peers:
             self._driver.post(AddressFound(peer))
         await self._links.start()
-        self._spawn(blobs.start())
+        self._spawn(blobs.tidy())
         os.environ["MESH_ADDRESS"] = f"unix:{state.socket}"  # inherited by tasks: a client in one talks to its own node
         state.publish(id=node, name=config.name, mesh=config.mesh, address=address)
         self._say_ready(address)
@@ -203,7 +203,9 @@ class Daemon:
             raise Refused(73, error.what, error.why, error.hint) from error
         except OSError as error:
             raise Refused(73, f"cannot prepare {directory}", str(error), "is it writable, with space left?") from error
-        return NodeBlobs(node, store, Transfer(node, store, self._config.send_limit), self._driver)
+        blobs = NodeBlobs(node, store, Transfer(node, store, self._config.send_limit), self._driver)
+        blobs.declare()
+        return blobs
 
     def _read_journal(self, me: Me) -> tuple[Journal, Machine]:
         """All of it, once; where that meets damage, what is before it."""

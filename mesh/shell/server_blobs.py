@@ -5,7 +5,8 @@ Owns the order of the parts. It must not know where a blob lies, nor how it come
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Protocol, TypeAlias
 
 import grpc
@@ -29,6 +30,7 @@ from mesh.wire.parts import (
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
+MOST_COPIES = 16  # the leader names no more holders than that
 COPIES = 2  # of what a user puts: on the node that was asked, and on another one
 MANIFEST_BYTES = 32 << 20  # of a blob of 900 GB; half of what one message may have
 
@@ -48,10 +50,10 @@ class Keeper(Protocol):
     async def keep(self, blob: BlobId, copies: int) -> Stored:
         """All of it came; answers once it is on as many nodes as it should be, or as can be. Raises BlobMissing."""
 
-    def fetch(self, blob: BlobId) -> AsyncIterator[Progress]:
+    def fetch(self, blob: BlobId) -> AsyncGenerator[Progress, None]:
         """Until it is here. Raises BlobMissing, BlobCorrupt, QuotaExceeded."""
 
-    def read(self, blob: BlobId, first: int) -> AsyncIterator[bytes]:
+    def read(self, blob: BlobId, first: int) -> AsyncGenerator[bytes, None]:
         """Its manifest, then its chunks from that one on. It is not collected meanwhile."""
 
 
@@ -59,6 +61,8 @@ async def put(keeper: Keeper, context: Context) -> AsyncIterator[bytes]:
     manifest, copies = await _piece(context, MANIFEST)
     if len(manifest) > MANIFEST_BYTES:
         raise InvalidSpec(f"this blob's manifest has {len(manifest)} bytes, the limit is {MANIFEST_BYTES}; split it")
+    if copies > MOST_COPIES:
+        raise InvalidSpec(f"{copies} copies are more than the {MOST_COPIES} that a mesh keeps; ask for fewer")
     blob = name(manifest)
     count = len(parse(manifest, blob).chunks)
     have = await keeper.begin(manifest)
@@ -88,9 +92,11 @@ async def get(keeper: Keeper, request: bytes) -> AsyncIterator[bytes]:
     blob, first = read_get_request(request)
     if not is_name(blob):
         raise NotFound(f"{blob[:80]!r} is no blob's id", "an id has 64 hexadecimal digits", "see `meshctl blobs`")
-    async for progress in keeper.fetch(blob):
-        yield get_part(progress)
+    async with aclosing(keeper.fetch(blob)) as fetching:
+        async for progress in fetching:
+            yield get_part(progress)
     kind = MANIFEST
-    async for data in keeper.read(blob, first):
-        yield get_part(Piece(kind, data))
-        kind = CHUNK
+    async with aclosing(keeper.read(blob, first)) as reading:
+        async for data in reading:
+            yield get_part(Piece(kind, data))
+            kind = CHUNK

@@ -106,6 +106,30 @@ async def test_why_no_more_have_it_is_told(rig: Rig) -> None:
     assert await keeping == Stored((A,), "nobody else is there")
 
 
+async def test_who_asks_for_more_copies_is_not_answered_as_who_asked_for_fewer(rig: Rig) -> None:
+    await rig.put()
+    two = asyncio.ensure_future(rig.blobs.keep(BLOB, 2))
+    await rig.until(GAINED, BlobSought(BLOB, SIZE, 2))
+    three = asyncio.ensure_future(rig.blobs.keep(BLOB, 3))
+    await rig.until(GAINED, BlobSought(BLOB, SIZE, 3))
+    rig.found(B, enough=True)  # the answer to the first question, late
+    assert await two == Stored((A, B), "")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not three.done()
+    rig.found(B, "50-C", enough=True)
+    assert await three == Stored((A, B, "50-C"), "")
+
+
+async def test_a_defect_in_a_copy_is_told_to_the_leader(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    rig.transfer.error = OSError("the disk is gone")
+    rig.blobs.copy(CopyBlob(BLOB, SIZE, ()))
+    await rig.until(BlobSought(BLOB, 0, 0))
+    rig.found(B)
+    await rig.until(BlobSettled(BLOB), CopyRefused(BLOB, "the disk is gone"))
+    assert "this is a defect" in caplog.text
+
+
 async def test_what_is_given_up_half_way_ends_with_the_last_who_brings_it(rig: Rig) -> None:
     for _ in range(2):
         await rig.blobs.begin(MANIFEST)
@@ -199,7 +223,7 @@ async def test_a_copy_that_cannot_be_made_is_refused_with_the_reason(rig: Rig) -
 async def test_what_is_here_at_the_start_is_told_and_what_is_lost_later(rig: Rig) -> None:
     await rig.put()
     await asyncio.to_thread(rig.store.finish, BLOB)
-    await rig.blobs.start()
+    rig.blobs.declare()
     await rig.until(GAINED)
     await asyncio.to_thread(rig.store.delete, BLOB)
     await rig.until(BlobsChanged((), (BLOB,), QUOTA))

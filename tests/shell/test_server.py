@@ -735,6 +735,11 @@ async def test_a_blob_is_put_without_what_is_there_and_got_whole(node: Node) -> 
     assert rest == [Piece(MANIFEST, BLOB_MANIFEST), Piece(CHUNK, PARTS[2])]
 
 
+async def test_more_copies_than_can_be_are_refused(node: Node) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match="17 copies are more than the 16"):
+        await all_of(node.stub.Put(iter([put_part(Piece(MANIFEST, BLOB_MANIFEST), 17)])))
+
+
 async def test_what_is_elsewhere_is_fetched_first_and_its_progress_told(node: Node) -> None:
     node.keeper.elsewhere[BLOB] = [BLOB_MANIFEST, *PARTS]
     got = [read_get_part(part) async for part in node.stub.Get(get_request(BLOB, 0))]
