@@ -28,6 +28,7 @@ class Blobs:
         self.putting: dict[BlobId, Host] = {}  # not answered yet
         self.fetching: dict[tuple[int, BlobId], None] = {}
         self.made: list[BlobId] = []
+        self.kept: set[BlobId] = set()  # whose put was answered: before, the leader may not know of them
 
     # -- people ------------------------------------------------------------------------------------------------------
 
@@ -89,6 +90,7 @@ class Blobs:
         if self.putting.get(found.blob) is host:
             if found.enough:
                 del self.putting[found.blob]
+                self.kept.add(found.blob)
                 self.world.after(0.0, self.world.feed, host, ev.BlobSettled(found.blob))
                 if not holders:
                     self._check_alone(host, found)
@@ -125,7 +127,7 @@ class Blobs:
 
     def _check_missing(self, host: Host, blob: BlobId) -> None:
         """Told that nobody has it: then nobody who could be asked does."""
-        if self.world.calm_for > CAUGHT_UP:
+        if self.world.calm_for > CAUGHT_UP and blob in self.kept:
             having = [
                 o.name for o in self.world.hosts if o is not host and blob in self._of(o) and self._could(host, o)
             ]
