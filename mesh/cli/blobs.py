@@ -77,6 +77,8 @@ def _draft(path: Path) -> Iterator[Path]:
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield draft
+    except MeshError:
+        raise  # a time-out is an OSError, too
     except OSError as error:
         raise MeshError(f"{path} cannot be written", error.strerror or str(error), "give another PATH") from error
     finally:

@@ -58,8 +58,13 @@ async def put(
         try:
             call = (await channel.connect()).Put()
             reader = Reader(channel, call)
+
+            def heard(here: int, size: int) -> None:
+                attempts.heard()
+                listener(here, size)
+
             try:
-                return await _send(call, reader, manifest, encoded, segments, listener, copies)
+                return await _send(call, reader, manifest, encoded, segments, heard, copies)
             finally:
                 reader.close()
         except grpc.aio.AioRpcError as failure:
@@ -71,7 +76,7 @@ async def put(
 async def _send(
     call: Any, reader: Reader, manifest: Manifest, encoded: bytes, segments: Segments, listener: Listener, copies: int
 ) -> Put:
-    await _write(call, Piece(MANIFEST, encoded), copies)
+    await _write(call, reader, Piece(MANIFEST, encoded), copies)
     have = read_have(await _reply(reader))
     here = sum(chunk.size for index, chunk in enumerate(manifest.chunks) if have >> index & 1)
     listener(here, manifest.size)
@@ -79,10 +84,12 @@ async def _send(
     for index, chunk in enumerate(manifest.chunks):
         piece = await asyncio.to_thread(_next, pieces)
         if not have >> index & 1:
-            await _write(call, Piece(CHUNK, piece))
+            if not await _write(call, reader, Piece(CHUNK, piece)):
+                break  # it has ended, and reading says how
             here += chunk.size
             listener(here, manifest.size)
-    await call.done_writing()
+    else:
+        await call.done_writing()
     stored = read_stored(await _reply(reader))
     return Put(name(encoded), manifest.size, stored.durable_on, stored.why)
 
@@ -91,11 +98,17 @@ def _next(pieces: Iterator[memoryview]) -> bytes:
     return bytes(next(pieces, b""))
 
 
-async def _write(call: Any, piece: Piece, copies: int = 0) -> None:
+async def _write(call: Any, reader: Reader, piece: Piece, copies: int = 0) -> bool:
+    """Whether it was taken. Raises what keeps a node that is silent from being reached."""
     try:
         await call.write(put_part(piece, copies))
     except asyncio.InvalidStateError:
-        pass  # it has ended, and reading says how
+        return False
+    except asyncio.CancelledError:
+        if (why := reader.why_cancelled()) is None:
+            raise
+        raise why from None
+    return True
 
 
 async def _reply(reader: Reader) -> Any:

@@ -313,12 +313,17 @@ class Reader:
         try:
             reply = await self._call.read()
         except asyncio.CancelledError:
-            me = asyncio.current_task()
-            if self._failure is None or me is None or me.cancelling():
-                raise  # it is we who were cancelled, not the call
-            raise self._failure from None
+            if (why := self.why_cancelled()) is None:
+                raise
+            raise why from None
         self._heard = self._clock()
+        self._channel._reached = True
         return reply
+
+    def why_cancelled(self) -> Exception | None:
+        """Why the call was ended here; None where it is we who were cancelled, not the call."""
+        me = asyncio.current_task()
+        return None if me is None or me.cancelling() else self._failure
 
     async def _ask(self) -> None:
         try:

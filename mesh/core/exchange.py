@@ -31,10 +31,12 @@ STALLED, SLOW, LYING = "stalled", "slow", "lying"
 
 
 def members(chunks: int) -> Iterator[int]:
-    """The numbers in a set, ascending."""
-    while chunks:
-        yield (chunks & -chunks).bit_length() - 1
-        chunks &= chunks - 1
+    """The numbers in a set, ascending. By bytes: taking the lowest bit off a long integer copies all of it."""
+    for at, byte in enumerate(chunks.to_bytes((chunks.bit_length() + 7) // 8, "little")):
+        if byte:
+            for bit in range(8):
+                if byte >> bit & 1:
+                    yield 8 * at + bit
 
 
 class Rarity:

@@ -3,8 +3,8 @@
 None of it is in the ledger: nodes declare what they hold to every new leader, and who seeks something asks again. So
 it is lost with a leader and whole again a moment later.
 
-Copies go to nodes that hold data (all but observers), are alive, and have room: first to another machine than those
-which have the blob, then to where most is free.
+Copies go to nodes that hold data (all but observers) and are alive: first those with room, of them first another
+machine than those which have the blob, then where most is free.
 
 Must not know: which blobs matter and why, how one travels.
 """
@@ -21,7 +21,7 @@ from mesh.core.outbox import Outbox
 from mesh.core.params import Params
 
 MOST_NAMED = 16  # holders, and as many who fetch, in one answer: of 1,000 that fetch one blob each hears of a few
-ROOM = 64 << 20  # bytes that stay free on a node that is asked to copy
+ROOM = 64 << 20  # bytes that stay free on a node with room for a copy
 ROUGHLY = 30  # free space is compared in whole GiB: it changes all the time
 
 Named: TypeAlias = tuple[tuple[NodeId, str], ...]
@@ -215,11 +215,12 @@ class Holdings:
             node
             for node, stock in self.stocks.items()
             if stock.complete and self._alive(node, now) and self._keeps(node) and node not in holders
-            and node not in asked and node not in failed and stock.free >= seek.size + ROOM
+            and node not in asked and node not in failed
         ]  # fmt: skip
 
-        def worse(node: NodeId) -> tuple[bool, int, bytes]:
-            return self._host(node) in hosts, -(self.stocks[node].free >> ROUGHLY), _mixed(seek.blob, node)
+        def worse(node: NodeId) -> tuple[bool, bool, int, bytes]:
+            free = self.stocks[node].free  # where it is too little, old blobs may go: that node decides
+            return free < seek.size + ROOM, self._host(node) in hosts, -(free >> ROUGHLY), _mixed(seek.blob, node)
 
         return sorted(able, key=worse)
 

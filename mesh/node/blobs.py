@@ -13,9 +13,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, S
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
-from mesh.blob.manifest import name, parse
+from mesh.blob.manifest import is_name, name, parse
 from mesh.core.effects import BlobFound, CopyBlob
-from mesh.core.errors import BlobCorrupt, BlobMissing, MeshError
+from mesh.core.errors import BlobCorrupt, BlobMissing, MeshError, NoLeader
 from mesh.core.events import BlobsChanged, BlobSettled, BlobSought, CopyRefused, Event
 from mesh.core.ids import BlobId, NodeId
 from mesh.shell.blobs import Blobs
@@ -72,6 +72,7 @@ class NodeBlobs:
         self._sought: dict[BlobId, _Sought] = {}
         self._arriving: Counter[BlobId] = Counter()  # how many bring chunks of it
         self._entering = asyncio.Lock()
+        self._closing = False
         self._copying: set[asyncio.Task[None]] = set()
 
     def handlers(self) -> Handlers:
@@ -103,6 +104,7 @@ class NodeBlobs:
         }
 
     async def close(self) -> None:
+        self._closing = True
         for task in self._copying:
             task.cancel()
         await asyncio.gather(*self._copying, return_exceptions=True)
@@ -123,7 +125,10 @@ class NodeBlobs:
 
     async def _copy(self, copy: CopyBlob) -> None:
         try:
-            await self._fetch(copy.blob, lambda here, size: None, copy.holders)
+            if await asyncio.to_thread(self._store.complete, copy.blob):
+                await self._declared(copy.blob)  # it was here before, and the leader does not know
+            else:
+                await self._fetch(copy.blob, lambda here, size: None, copy.holders)
         except Exception as error:
             if not isinstance(error, MeshError):
                 log.error("a copy failed; this is a defect", exc_info=error, extra={"event": "defect"})
@@ -135,9 +140,11 @@ class NodeBlobs:
     async def begin(self, manifest: bytes) -> int:
         blob = name(manifest)
         await self._enter(blob)
+        beginning = asyncio.ensure_future(asyncio.to_thread(self._store.begin, manifest))
         try:
-            return await asyncio.to_thread(self._store.begin, manifest)
+            return await asyncio.shield(beginning)
         except BaseException:
+            await asyncio.wait({beginning})  # or it begins after it was left
             await self.leave(blob)
             raise
 
@@ -150,6 +157,8 @@ class NodeBlobs:
 
     async def _enter(self, blob: BlobId) -> None:
         """Somebody brings chunks of it. The last to leave ends it, and meanwhile nobody begins."""
+        if self._closing:
+            raise NoLeader("this node is stopping", "", "ask another node")
         async with self._entering:
             self._arriving[blob] += 1
 
@@ -157,10 +166,9 @@ class NodeBlobs:
         await asyncio.to_thread(self._store.write, blob, index, data)
 
     async def keep(self, blob: BlobId, copies: int) -> Stored:
-        await self._finish(blob)
-        entry = await asyncio.to_thread(self._store.info, blob)
-        size = entry.size if entry is not None else 0
-        async with self._seeking(blob, size, copies) as sought:
+        await asyncio.to_thread(self._store.finish, blob)
+        # Held until it is where it should be: until then it is the least recently used one soon.
+        async with self._held(blob), self._seeking(blob, await self._declared(blob), copies) as sought:
             while (found := sought.found) is None or not _enough(found, copies):
                 sought.news.clear()
                 await sought.news.wait()
@@ -187,26 +195,24 @@ class NodeBlobs:
             await asyncio.wait({fetching})
 
     async def read(self, blob: BlobId, first: int) -> AsyncGenerator[bytes, None]:
-        reading = self._store.reading(blob)
-        await asyncio.to_thread(reading.__enter__)
-        try:
+        async with self._held(blob):
             manifest = await asyncio.to_thread(self._store.manifest, blob)
             if manifest is None:
                 raise BlobMissing(f"blob {blob[:12]} was deleted while it was read", "", "put it again")
             yield manifest
-            for index in range(first, len(parse(manifest, blob).chunks)):
+            for index in range(first, len((await asyncio.to_thread(parse, manifest, blob)).chunks)):
                 try:
                     data = await asyncio.to_thread(self._store.read, blob, index)
                 except (BlobCorrupt, BlobMissing):  # it was damaged here, and is gone now: another has it
                     await self._fetch(blob, lambda here, size: None)
                     data = await asyncio.to_thread(self._store.read, blob, index)
                 yield data
-        finally:
-            await asyncio.to_thread(reading.__exit__, None, None, None)
 
     # What runners ask.
 
     async def hold(self, blob: BlobId, damaged: bool) -> Held:
+        if not is_name(blob):
+            raise BlobMissing(f"{blob[:80]!r} is no blob's id", "", "an id has 64 hexadecimal digits")
         if damaged:
             await asyncio.to_thread(self._look_through, blob)
         await self._fetch(blob, lambda here, size: None)
@@ -248,9 +254,7 @@ class NodeBlobs:
                 await self._transfer.fetch(blob, holders, progress)
             finally:
                 await self.leave(blob)
-        entry = await asyncio.to_thread(self._store.info, blob)
-        if entry is not None and entry.complete:
-            self._changed([(blob, entry.size)])
+        await self._declared(blob)
 
     async def _heard(self, sought: _Sought) -> None:
         """Until somebody is known to have it, or it is known that nobody does."""
@@ -262,11 +266,26 @@ class NodeBlobs:
         except TimeoutError:
             return  # the fetch says that no node is known to hold it
 
-    async def _finish(self, blob: BlobId) -> None:
-        await asyncio.to_thread(self._store.finish, blob)
+    async def _declared(self, blob: BlobId) -> int:
+        """Tell the machine that it is here; its size. Raises BlobMissing: it is not, or not any more."""
         entry = await asyncio.to_thread(self._store.info, blob)
-        if entry is not None:
-            self._changed([(blob, entry.size)])
+        if entry is None or not entry.complete:
+            raise BlobMissing(f"blob {blob[:12]} had to go for another one", "the store is full", "raise meshd --store")
+        self._changed([(blob, entry.size)])
+        return entry.size
+
+    @asynccontextmanager
+    async def _held(self, blob: BlobId) -> AsyncIterator[None]:
+        """It stays meanwhile. Entered and left whole, whoever is cancelled when."""
+        reading = self._store.reading(blob)
+        entering = asyncio.ensure_future(asyncio.to_thread(reading.__enter__))
+        try:
+            await asyncio.shield(entering)
+            yield
+        finally:
+            await asyncio.wait({entering})
+            if entering.exception() is None:
+                await asyncio.shield(asyncio.to_thread(reading.__exit__, None, None, None))
 
     @asynccontextmanager
     async def _seeking(self, blob: BlobId, size: int, copies: int) -> AsyncIterator[_Sought]:

@@ -6,12 +6,15 @@ A runner asks, and reads the chunks itself once it is told that they are here; t
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Protocol
 
 from mesh.core.errors import MeshError
 from mesh.core.ids import AttemptId, BlobId
 from mesh.shell.runner_processes import Channel
 from mesh.task.frames import encode
+
+log = logging.getLogger("mesh")
 
 
 class Held(Protocol):
@@ -44,10 +47,12 @@ class Objects:
         task.add_done_callback(self._asking.discard)
 
     async def _answer(self, attempt: AttemptId, blob: BlobId, damaged: bool, channel: Channel) -> None:
-        header = {"op": "fetched", "directory": "", "error": "", "message": ""}
+        header = {"op": "fetched", "attempt": attempt, "blob": blob, "directory": "", "error": "", "message": ""}
         try:
             held = await self._holder.hold(blob, damaged)
-        except MeshError as error:
+        except Exception as error:
+            if not isinstance(error, MeshError):
+                log.error("blob %s was not had; this is a defect", blob[:12], exc_info=error, extra={"event": "defect"})
             if attempt in self._held:
                 channel.send(encode(header | {"error": type(error).__name__, "message": str(error)}))
             return

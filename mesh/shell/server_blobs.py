@@ -5,6 +5,7 @@ Owns the order of the parts. It must not know where a blob lies, nor how it come
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Protocol, TypeAlias
@@ -14,6 +15,7 @@ import grpc.aio
 
 from mesh.blob.manifest import is_name, name, parse
 from mesh.core.errors import InvalidSpec, NotFound
+from mesh.core.exchange import members
 from mesh.core.ids import BlobId
 from mesh.wire.parts import (
     CHUNK,
@@ -64,14 +66,13 @@ async def put(keeper: Keeper, context: Context) -> AsyncIterator[bytes]:
     if copies > MOST_COPIES:
         raise InvalidSpec(f"{copies} copies are more than the {MOST_COPIES} that a mesh keeps; ask for fewer")
     blob = name(manifest)
-    count = len(parse(manifest, blob).chunks)
+    count = len((await asyncio.to_thread(parse, manifest, blob)).chunks)
     have = await keeper.begin(manifest)
     try:
         yield have_reply(have, count)
-        for index in range(count):
-            if not have >> index & 1:
-                chunk, _ = await _piece(context, CHUNK)
-                await keeper.write(blob, index, chunk)
+        for index in members(~have & ((1 << count) - 1)):
+            chunk, _ = await _piece(context, CHUNK)
+            await keeper.write(blob, index, chunk)
         stored = await keeper.keep(blob, copies or COPIES)
     finally:
         await keeper.leave(blob)

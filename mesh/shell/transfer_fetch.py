@@ -35,6 +35,7 @@ class Patience:
     """Seconds, but for ``tries``."""
 
     answer: float = 3.0  # that a holder may take to say what it has
+    manifest: float = 60.0  # to send a manifest: one of 32 MiB takes 30 s at 10 Mbit/s
     stall: float = 10.0  # that it may deliver nothing although it was asked
     again: float = 0.1  # before it is tried again, doubled each time
     again_limit: float = 5.0
@@ -97,7 +98,8 @@ class Fetch:
             self._sizes = await self._thread(partial(_sizes, manifest, self._blob))
             here = await self._thread(partial(self._store.begin, manifest))
             self._exchange = Exchange(self._node, self._sizes, here, self._patience.stall)
-            self._bytes, self._total = sum(self._sizes[index] for index in members(here)), sum(self._sizes)
+            self._bytes = await self._thread(lambda: sum(self._sizes[index] for index in members(here)))
+            self._total = sum(self._sizes)
             self._tell()
             while not self._exchange.done:
                 self._connect()
@@ -181,7 +183,7 @@ class Fetch:
             for node in self._candidates():
                 try:
                     async with Asking(self._blob, self._named[node], self._patience.answer) as asking:
-                        manifest = await asking.manifest()
+                        manifest = await asking.manifest(self._patience.manifest)
                 except Unanswered as error:
                     self._failed[node] = Failed(str(error), UNREACHABLE, 0.0)
                     continue

@@ -172,11 +172,15 @@ class Asking:
     async def __aexit__(self, *_: object) -> None:
         await self._channel.close(None)
 
-    async def manifest(self) -> bytes:
-        """Raises Unanswered."""
+    async def manifest(self, within: float) -> bytes:
+        """``within``: seconds that it may take to come, once the holder is reached. Raises Unanswered."""
         method: Any = self._channel.unary_unary(f"/{SERVICE}/Manifest", _as_is, _as_is)
         try:
-            found: bytes = await method(encode_name(self._blob), timeout=self._within)
+            async with asyncio.timeout(self._within):
+                await self._channel.channel_ready()
+            found: bytes = await method(encode_name(self._blob), timeout=within)
+        except TimeoutError:
+            raise Unanswered(f"not reached within {self._within:g} s") from None
         except grpc.aio.AioRpcError as error:
             raise Unanswered(_reason(error)) from None
         return found

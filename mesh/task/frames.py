@@ -5,7 +5,8 @@ versions, for both ends are of one installation.
 
 meshd sends   ``{"op": "setup", ...}`` once, ``{"op": "begin", "attempts": [row...], "sizes": [...]}`` whose body is the
               blobs that rows name by index, ``{"op": "stop", "attempts": [...], "signal": n}``.
-              ``{"op": "fetched", "directory": "", "error": "", "message": ""}`` with the blob's manifest as its body.
+              ``{"op": "fetched", "attempt": "", "blob": "", "directory": "", "error": "", "message": ""}`` with the
+              blob's manifest as its body.
 A runner sends ``["ready", pid]``, ``["ended", attempt, phase, code, message, detail, metrics, started_ms, finished_ms,
               micros, digest, retires]`` with the result as its body, ``["progress", attempt, metrics]``,
               ``["fetch", attempt, blob, damaged]`` and ``["imported", [module...]]``.

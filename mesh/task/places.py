@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from blake3 import blake3
 
+from mesh.task.code import tidy
 from mesh.task.logs import trim
 
 # A Unix socket's path may have 104 bytes (macOS) or 108 (Linux). multiprocessing makes one that is 32 bytes longer than
@@ -143,6 +144,7 @@ def sweep(state: Path, short: Path) -> None:
     for output in outputs.iterdir():
         if not os.listdir(output):
             output.rmdir()
+    tidy(state)
 
 
 def empty(folder: str) -> None:

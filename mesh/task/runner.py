@@ -19,11 +19,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mesh.blob.manifest import Manifest, parse
 from mesh.blob.objects import Ref, load
-from mesh.core.errors import BlobCorrupt, BlobMissing, MeshError, error_named
+from mesh.core.errors import BlobCorrupt, BlobMissing, MeshError, QuotaExceeded, error_named
 from mesh.core.lattice import FAILED, RELEASED
 from mesh.core.work import COMMAND
 from mesh.task import api
@@ -166,7 +166,11 @@ class Runner:
         except Stopped:
             self._end(row, Ended(RELEASED, "skipped"), None, _now_ms(), 0)
             return
-        except (MeshError, OSError) as error:
+        except (BlobMissing, QuotaExceeded, OSError) as error:
+            # No failure of the task: another node may have room, or its holder be back when it is tried again.
+            self._end(row, Ended(RELEASED, "refused", f"its files are not here: {error}"), None, _now_ms(), 0)
+            return
+        except MeshError as error:
             self._end(row, failed(error), None, _now_ms(), 0)
             return
         if cwd and not os.path.isdir(cwd):
@@ -283,8 +287,17 @@ class Runner:
             data = self._read(*self._hold(attempt, ref.blob, damaged=False))
         except (BlobCorrupt, BlobMissing):
             data = self._read(*self._hold(attempt, ref.blob, damaged=True))
+        value = load(ref.blob, data)
+        self._receive(block=False)
+        if self._signals.pop(attempt, 0):  # it came meanwhile
+            self._stop_now()
         self._in_function = True
-        return load(ref.blob, data)
+        return value
+
+    def _stop_now(self) -> NoReturn:
+        if self._current is not None:
+            self._current.stop_asked = True
+        raise Stopped("this attempt was asked to stop")
 
     @staticmethod
     def _read(files: ChunkFiles, manifest: Manifest) -> bytearray:
@@ -299,12 +312,10 @@ class Runner:
 
         self._fetched = None
         self._send(["fetch", attempt, blob, damaged])
-        while self._fetched is None:
-            self._receive(block=True)
+        while self._fetched is None or (self._fetched[0]["attempt"], self._fetched[0]["blob"]) != (attempt, blob):
+            self._receive(block=True)  # an answer to an attempt that was stopped may come yet
             if self._signals.pop(attempt, 0):
-                if self._current is not None:
-                    self._current.stop_asked = True
-                raise Stopped("this attempt was asked to stop")
+                self._stop_now()
         header, manifest = self._fetched
         if header["error"]:
             raise error_named(header["error"], header["message"])

@@ -263,15 +263,22 @@ def test_another_machine_is_asked_before_another_node_of_the_same() -> None:
     assert rig.asked("c", "d") == ["c"]
 
 
-def test_an_observer_is_not_asked_nor_who_is_full() -> None:
-    rig = Rig("b", "c", "d", c="observer")
+def test_an_observer_is_not_asked_and_who_is_full_only_after_who_has_room() -> None:
+    rig = Rig("b", "c", "d", "e", c="observer")
+    rig.members.peers[node("e")].address = "b:2"
     rig.holds("b", BLOB)
     rig.holds("a", free=ROOM)
     rig.holds("d", free=ROOM)
+    rig.seek("b", copies=2, size=1)
+    assert rig.asked("c", "d", "e") == ["e"]
+    rig.holdings.on_copy_failed(node("e"), CopyFailed(claim("a"), BLOB, "its disk is broken"), rig.now)
+    rig.seek("b", copies=4, size=1)
+    assert rig.asked("c", "d") == ["d"]
+    assert only(Copy, rig.said("a"))
+    for name in ("d", "a"):
+        rig.holdings.on_copy_failed(node(name), CopyFailed(claim("a"), BLOB, "nothing may go"), rig.now)
     found = rig.seek("b", copies=2, size=1)
-    assert rig.asked("c", "d") == []
-    assert found.enough
-    assert found.why == f"50-a has {ROOM} bytes free; d has {ROOM} bytes free"
+    assert (found.enough, found.why) == (True, "50-a: nothing may go; d: nothing may go; e: its disk is broken")
 
 
 def test_alone_it_is_enough_and_says_why() -> None:

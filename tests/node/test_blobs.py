@@ -10,7 +10,7 @@ import pytest
 
 from mesh.blob.manifest import Chunk, digest, manifest_of, name
 from mesh.core.effects import BlobFound, CopyBlob
-from mesh.core.errors import BlobMissing, QuotaExceeded
+from mesh.core.errors import BlobMissing, NoLeader, QuotaExceeded
 from mesh.core.events import BlobsChanged, BlobSettled, BlobSought, CopyRefused, Event
 from mesh.node.blobs import NodeBlobs
 from mesh.shell.blobs_memory import MemoryBlobs
@@ -210,6 +210,38 @@ async def test_a_copy_is_fetched_from_those_who_were_named_with_it(rig: Rig) -> 
     rig.found(B)
     await rig.until(BlobSettled(BLOB), GAINED)
     assert rig.transfer.named[0] == (B, "b:7")
+
+
+async def test_a_copy_that_is_here_already_is_declared_once_more(rig: Rig) -> None:
+    await rig.put()
+    await asyncio.to_thread(rig.store.finish, BLOB)
+    rig.blobs.copy(CopyBlob(BLOB, SIZE, ((B, "b:7"),)))
+    await rig.until(GAINED)
+
+
+async def test_what_is_being_kept_does_not_go_for_another(rig: Rig) -> None:
+    await rig.put()
+    keeping = asyncio.ensure_future(rig.blobs.keep(BLOB, 2))
+    await rig.until(GAINED, BlobSought(BLOB, SIZE, 2))
+    assert await asyncio.to_thread(rig.store.collect, QUOTA) == 0
+    rig.found(B)
+    await keeping
+    assert await asyncio.to_thread(rig.store.collect, QUOTA) == SIZE
+
+
+async def test_who_leaves_while_it_begins_leaves_nothing_behind(rig: Rig) -> None:
+    beginning = asyncio.ensure_future(rig.blobs.begin(MANIFEST))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    beginning.cancel()
+    await asyncio.wait({beginning})
+    assert await asyncio.to_thread(rig.store.collect, QUOTA) == SIZE, "no fetch of it is open"
+
+
+async def test_a_node_that_stops_says_so(rig: Rig) -> None:
+    await rig.blobs.close()
+    with pytest.raises(NoLeader, match="this node is stopping"):
+        await rig.blobs.begin(MANIFEST)
 
 
 async def test_a_copy_that_cannot_be_made_is_refused_with_the_reason(rig: Rig) -> None:

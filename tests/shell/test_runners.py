@@ -930,11 +930,37 @@ async def test_work_runs_in_the_directory_that_was_shipped_with_it(h: Harness, t
 
 
 @pytest.mark.parametrize("kind", ["command", "function"])
-async def test_why_files_are_missing_is_the_tasks_error(h: Harness, kind: str) -> None:
+async def test_where_files_are_missing_the_task_is_given_back_with_the_reason(h: Harness, kind: str) -> None:
     h.objects["0f" * 32] = BlobMissing("it cannot be fetched", "no node has it", "put it again")
     work = shell("true") if kind == "command" else function(lambda: 7)
     phase, outcome = await h.run(work._replace(files="0f" * 32))
-    assert (phase, outcome.message) == (FAILED, "it cannot be fetched; no node has it; put it again")
+    assert (phase, outcome.code) == (RELEASED, "refused")
+    assert outcome.message == "its files are not here: it cannot be fetched; no node has it; put it again"
+
+
+async def test_a_late_answer_to_one_that_was_stopped_is_not_the_next_ones(h: Harness, tmp_path: Path) -> None:
+    wrong, right = Kept(tmp_path / "blobs", "wrong"), Kept(tmp_path / "blobs", "right")
+    asked = asyncio.Event()
+
+    async def hold(blob: str, damaged: bool) -> object:
+        if blob == wrong.ref.blob:
+            asked.set()
+            return wrong
+        return right
+
+    h.hold = hold  # type: ignore[method-assign, assignment]
+    first, second = h.begin(function(lambda value: value, wrong.ref), function(lambda value: value, right.ref))
+    await asyncio.wait_for(asked.wait(), BOUND)
+    h.stop(first)
+    await h.end_of(first)
+    phase, outcome = await h.end_of(second)
+    assert (phase, pickle.loads(outcome.result)) == (SUCCEEDED, "right")
+
+
+async def test_a_defect_in_the_store_is_the_tasks_error_and_no_endless_wait(h: Harness) -> None:
+    h.objects["0f" * 32] = ValueError("no blob")
+    phase, outcome = await h.run(function(lambda value: value, Ref("0f" * 32, 1)))
+    assert (phase, outcome.message) == (FAILED, "no blob")
 
 
 async def test_who_waits_for_its_files_can_be_stopped(h: Harness) -> None:

@@ -24,7 +24,9 @@ from mesh.shell.transfer_serve import BURST, Bucket
 from mesh.wire.blob import SERVICE, encode_name, encode_numbers
 
 WITHIN = 20.0
-BRISK = Patience(answer=2.0, stall=0.5, again=0.01, again_limit=0.05, tries=4, forgive=0.2, names=0.05, tick=0.02)
+BRISK = Patience(
+    answer=2.0, manifest=2.0, stall=0.5, again=0.01, again_limit=0.05, tries=4, forgive=0.2, names=0.05, tick=0.02
+)
 
 
 class Memory:
