@@ -45,7 +45,7 @@ class Gathering:
             self._followers.discard(peer.node)
         else:
             mended = peer.node in self._troubled and not why_not
-            if peer.node not in self._followers or mended or not self._read(peer):
+            if peer.node not in self._followers or mended or not self.read(peer):
                 self._followers.add(peer.node)
                 self.on_member(peer, now)
             self._claim_from(peer, now)
@@ -69,14 +69,20 @@ class Gathering:
         busy = (node for node in self.puller.busy() if node == (self._handed or node))
         return any(self.members.is_alive(node, now) for node in busy)
 
-    def _read(self, peer: Peer) -> bool:
+    def read(self, peer: Peer) -> bool:
         """Whether its journal was read since we lead, and since it is alive: it may have led while it was away."""
         return self.puller.complete.get(peer.node, NEVER) >= max(self._since, peer.since)
+
+    def may_tell(self, node: NodeId, now: float) -> bool:
+        """Whether this node is in reach and can have led, and its journal was not read yet."""
+        peer = self.members.peers.get(node)
+        leads = peer is not None and peer.role not in ("worker", "observer")
+        return peer is not None and leads and self.members.alive(peer, now) and not self.read(peer)
 
     def unread(self, now: float) -> list[str]:
         """The members that may know what we do not, as people call them."""
         return [
             peer.name or peer.node for peer in self.members.known()
             if peer.role not in ("worker", "observer") and not self.out.ledger.forgotten(peer.node)
-            and not (self.members.alive(peer, now) and self._read(peer))
+            and not (self.members.alive(peer, now) and self.read(peer))
         ]  # fmt: skip

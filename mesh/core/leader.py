@@ -18,7 +18,7 @@ from mesh.core.events import Asked, DeleteAsked, ForgetAsked, Submitted
 from mesh.core.gathering import Gathering
 from mesh.core.held import NOTHING
 from mesh.core.identity import Me
-from mesh.core.ids import NO_CLAIM, AttemptId, Claim, JobId, Life, NodeId, TaskId, attempt_id, job_of
+from mesh.core.ids import NO_CLAIM, AttemptId, Claim, JobId, Life, NodeId, TaskId, attempt_id, granter, job_of
 from mesh.core.lattice import LOST, OFFERED, RELEASED, RUNNING, Attempt, Deleted, Outcome, Record, Resources, Task
 from mesh.core.ledger import TaskState
 from mesh.core.losses import Losses
@@ -68,6 +68,7 @@ class Leader:
         self._until_declared = False  # or as soon as everybody who may run something has said what it runs
         self._talk = Talk()
         self._barred: set[NodeId] = set()  # whose accounts hold a bar, which is lifted after a while
+        self._early: dict[NodeId, float] = {}  # who declared before the journals were read that tell of it, and when
         self._look_at = 0.0  # when it is next seen who is silent: once in a while, for that looks at every node
         self._rebuild: Iterator[TaskId] | None = None
 
@@ -113,6 +114,7 @@ class Leader:
         self.accounts.clear()
         self._matching = Matching(self.params)
         self._talk.clear()
+        self._early.clear()
 
     def on_heartbeat(self, peer: Peer, follows: Claim, why_not: str, now: float) -> None:
         """``why_not``: why it is not eligible."""
@@ -220,7 +222,7 @@ class Leader:
             if report.bid is not None:
                 self._bid(session, report, now)
             if session.declared_whole:
-                self._reconcile(session, now)
+                self._reconcile_when_told(session, now)
             if acks or unknown:
                 answer = session.answer(self.claim, tuple(acks), tuple(unknown))
                 self.out.when_safe(lambda: self.out.send(sender, answer))
@@ -256,6 +258,18 @@ class Leader:
         for what, why in report.cannot:
             self.accounts[session.node].bar(what, why, now)
             self._barred.add(session.node)
+
+    def _reconcile_when_told(self, session: Session, now: float) -> None:
+        """What it does not hold any more may have ended, and who granted it knows: that one's journal is read first.
+
+        It stepped down a moment ago, say, and its own worker keeps nothing that it acknowledged itself.
+        """
+        since = self._early.setdefault(session.node, now)
+        waits = self.claim.established and now - since < self.params.lost_after
+        granters = {granter(a.id) for a in self._open_on(session.node) if a.id not in session.declared}
+        if not waits or not any(self.gathering.may_tell(node, now) for node in sorted(granters)):
+            del self._early[session.node]
+            self._reconcile(session, now)
 
     def _reconcile(self, session: Session, now: float) -> None:
         """A declaration is complete: what the ledger believes to be open there, and is not, never will be."""
@@ -324,6 +338,7 @@ class Leader:
     def _drop(self, node: NodeId) -> None:
         self.sessions.pop(node, None)
         self._talk.forget(node)
+        self._early.pop(node, None)
         self._matching.remove(node)
         account = self.accounts.pop(node, None)
         if account is not None:
@@ -409,6 +424,8 @@ class Leader:
     def work(self, now: float) -> None:
         if self.phase != CLOSED:
             self._advance(now)
+            for node in sorted(self._early):
+                self._reconcile_when_told(self.sessions[node], now)
             self._watch(now)
             wake = self.tasks.ready.next_wake()
             if wake is not None and now >= wake:
@@ -491,6 +508,7 @@ class Leader:
         times = [None if wake is None else max(wake, self._hold_until), self.losses.deadline()]
         times.extend(self.accounts[node].next_pardon() for node in self._barred if node in self.accounts)
         times.append(self._talk.deadline(self.params))
+        times.extend(since + self.params.lost_after for since in self._early.values())
         if self.tasks.dirty and not self.trouble:
             times.append(self._hold_until)
         if self._rebuild is not None or self.control.busy or self.tasks.busy:

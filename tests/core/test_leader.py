@@ -1136,3 +1136,33 @@ def test_rebuilding_goes_in_slices() -> None:
         rig.step()
         phases.append((rig.leader.phase, len(rig.leader.tasks.ready)))
     assert phases == [(REBUILDING, 4), (REBUILDING, 8), (OPEN, 10)]
+
+
+def test_what_ended_where_it_was_granted_is_not_lost_before_that_journal_was_read() -> None:
+    """An island's leader follows again: its worker declares nothing of what it acknowledged there, to itself say."""
+    what, name = task("j.1"), "2.50-c.c1.1"
+    attempt = Attempt("j.1", name, False, 0, RUNNING, 1, node("c"))
+    rig = Rig(job(), what, attempt)
+    rig.member("c")
+    hand = rig.hands["c"] = Hand(rig, "c")
+    hand.declare()
+    rig.later(2.0)
+    assert rig.out.ledger.tasks["j.1"].attempts[name].phase == RUNNING
+    assert rig.leader.sessions[node("c")].complete is False
+    rig.puller.complete[node("c")] = rig.now
+    rig.pulled(attempt._replace(ended=True, phase=SUCCEEDED, outcome=success()))
+    rig.step()
+    assert rig.leader.sessions[node("c")].complete
+    assert rig.state("j.1") == DONE
+    assert not hand.granted
+
+
+def test_a_journal_that_is_never_read_is_not_waited_for_longer_than_a_lost_node() -> None:
+    name = "2.50-c.c1.1"
+    rig = Rig(job(), task("j.1"), Attempt("j.1", name, False, 0, RUNNING, 1, node("c")))
+    rig.member("c")
+    hand = rig.hands["c"] = Hand(rig, "c")
+    hand.declare()
+    rig.later(PARAMS.lost_after + 1.0)
+    assert rig.out.ledger.tasks["j.1"].attempts[name].phase == LOST
+    assert hand.granted

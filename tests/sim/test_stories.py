@@ -108,7 +108,7 @@ class Story:
 def test_a_leader_is_killed_in_a_sweep_and_comes_back() -> None:
     story = Story(*hosts_of(4))
     story.until(story.united, 4.0)
-    tasks = story.submit("long", 6) + story.submit("short", 30)
+    tasks = story.submit("long", 5) + story.submit("short", 30)  # a slot stays for more
     story.run(3.0)
     leader, others = story.leader(), [host for host in story.world.hosts if host is not story.leader()]
     assert leader.name == "h0"
@@ -306,7 +306,7 @@ def test_of_two_lives_of_one_identity_exactly_one_stays() -> None:
     assert "--new-id" in copy.exited
     assert not original.exited
     story.run(0.1)
-    story.faults.new_id(copy)
+    story.world.new_id(copy)
     story.world.start(copy)
     story.run(5.0)
     assert story.united()
