@@ -93,6 +93,8 @@ class Leaders:
         problems = []
         if self.world.calm_for > UNITED:
             for group in groups(self.world):
+                if len({host.plan.ulid for host in group}) < len(group):
+                    continue  # one life of a copied directory keeps the other out, until the leader hears of both
                 problem = disunity(self.world, group)
                 if problem:
                     problems.append(f"{sorted(host.name for host in group)} have been undisturbed: {problem}")

@@ -299,10 +299,12 @@ class World:
     def new_id(self, host: Host) -> None:
         """What the refusal of a double says to do: ``meshd --new-id``, on the same directory."""
         if host.exited:
-            ulid = CLONE + host.index
+            ulid, before = CLONE + host.index, host.node
             host.plan = replace(host.plan, ulid=ulid)
             host.node = node_id(host.plan.rank, f"{ulid:026d}")
             host.exited = ""
+            if not any(other.node == before for other in self.hosts):
+                self.clients.forget(before)  # nobody has that identity any more, and somebody has to say so
 
     def leaders(self) -> list[Host]:
         return [host for host in self.hosts if host.machine is not None and host.machine.leading]
