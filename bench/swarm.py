@@ -58,7 +58,10 @@ def main() -> None:
         mesh_of(Path(directory)) as mesh,
         lab(HOSTS, mesh) as net,
     ):
-        holder, *others = net.up(slots=1)
+        (holder,) = net.start("a", slots=1, flags=["--rank", "10"])
+        holder.ready()
+        others = net.start(*(name for name in net.hosts if name != "a"), slots=1)
+        net.settled()
         net.limit("".join(net.hosts), RATE)
         alone = [fetched_by(mesh, holder, others[number : number + 1]) for number in range(RUNS)]
         together = [fetched_by(mesh, holder, others) for _ in range(RUNS)]
