@@ -129,21 +129,23 @@ class Holdings:
     def on_seek(self, node: NodeId, seek: Seek, now: float) -> None:
         if seek.claim != self.claim:
             return
-        holders = self.alive_holders(seek.blob, now)
         sure, enough, why = self.sure(now), True, ""
+        holders = self.alive_holders(seek.blob, now)
         if seek.copies:
             holders = sorted({*holders, node})
             enough, why = self._copy(seek, holders, sure, now)
-        else:
+        fetching = [other for other in self._fetchers(seek.blob, now) if other not in holders]
+        told = [node]
+        if not seek.copies:
+            if node not in fetching:  # those who fetch it should not wait to hear of another for as long as they ask
+                told += self._few(node, fetching)
+                fetching.append(node)
             self._fetching.setdefault(seek.blob, {})[node] = now
-        fetching = [other for other in self._fetchers(seek.blob, now) if other != node and other not in holders]
-        others = [other for other in holders if other != node]
-        self.out.send(
-            node,
-            Found(
-                self.claim, seek.blob, self._named(node, others), self._named(node, fetching), sure, enough, why
-            ),
-        )  # fmt: skip
+        for other in told:
+            found = Found(
+                self.claim, seek.blob, self._named(other, holders), self._named(other, fetching), sure, enough, why
+            )
+            self.out.send(other, found)
 
     def alive_holders(self, blob: BlobId, now: float) -> list[NodeId]:
         """By id."""
@@ -170,11 +172,15 @@ class Holdings:
         return sorted(asked)
 
     def _named(self, node: NodeId, others: list[NodeId]) -> Named:
-        """A few of them, others for every node that asks, with their addresses."""
+        """A few of them, with their addresses; not itself."""
+        addressed = ((other, self._address(other)) for other in self._few(node, [o for o in others if o != node]))
+        return tuple((other, address) for other, address in addressed if address)
+
+    def _few(self, node: NodeId, others: list[NodeId]) -> list[NodeId]:
+        """Others for every node."""
         if len(others) > MOST_NAMED:
             others = sorted(others, key=lambda other: _mixed(node, other))
-        addressed = ((other, self._address(other)) for other in others[:MOST_NAMED])
-        return tuple((other, address) for other, address in addressed if address)
+        return others[:MOST_NAMED]
 
     def _address(self, node: NodeId) -> str:
         if node == self.node:
@@ -194,7 +200,7 @@ class Holdings:
         for node in targets[: max(0, missing)]:
             asked = self._asked.setdefault(seek.blob, {})
             asked[node] = NEVER
-        named = self._named(self.node, holders)
+        named = self._named("", holders)  # one list for all: none of them is among the holders
         for node, at in asked.items():
             if now - at >= self.params.copy_again:
                 asked[node] = now

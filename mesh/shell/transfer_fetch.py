@@ -41,7 +41,7 @@ class Patience:
     again_limit: float = 5.0
     tries: int = 6  # in a row that brought nothing; then it is given up
     forgive: float = 10.0  # until one that was given up is tried again, if it is still named
-    names: float = 2.0  # between two looks at who has it
+    names: float = 0.25  # between two looks at who has it
     tick: float = 0.25  # between two looks at who is slow
 
 

@@ -191,6 +191,18 @@ def test_those_who_fetch_hear_of_each_other_while_they_ask() -> None:
     assert rig.seek("c").fetching == ()
 
 
+def test_those_who_fetch_are_told_at_once_of_another_and_not_again_when_it_asks_again() -> None:
+    rig = Rig("b", "c", "d")
+    rig.holds("d", BLOB)
+    rig.seek("b")
+    rig.seek("c")
+    (told,) = only(Found, rig.said("b"))
+    assert (named(told), told.fetching) == ([node("d")], ((node("c"), "c:1"),))
+    rig.wait(PARAMS.seek_again)
+    rig.seek("c")
+    assert rig.said("b") == []
+
+
 def test_who_has_fetched_it_is_a_holder_and_fetches_no_more() -> None:
     rig = Rig("b", "c")
     rig.seek("b")
@@ -242,6 +254,13 @@ def test_a_copy_names_those_who_have_it() -> None:
     rig.holds("b", BLOB)
     rig.seek("b", copies=2, size=7)
     assert rig.said("a") == [Copy(claim("a"), BLOB, 7, ((node("b"), "b:1"),))]
+
+
+def test_a_copy_of_what_the_leader_alone_has_names_the_leader() -> None:
+    rig = Rig("b")
+    rig.holds("a", BLOB)
+    rig.seek("a", copies=2)
+    assert rig.said("b") == [Copy(claim("a"), BLOB, 0, ((node("a"), "a:1"),))]
 
 
 def test_the_node_with_most_room_is_asked_first() -> None:
