@@ -70,7 +70,7 @@ class Calls:
             raise QuotaExceeded(
                 f"this call has {total:,} bytes of pickled function and arguments; a task carries at most {LIMIT:,}",
                 f"function {len(function):,}, arguments {len(arguments):,}",
-                "larger data needs the blob plane, which is not built yet: pass a path, or make the data in the task",
+                "put larger data once, client.put(value), and pass what it returns; or pass a path",
             )
         return encode_work(Work(FUNCTION, function=function, arguments=arguments))
 

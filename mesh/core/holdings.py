@@ -241,12 +241,12 @@ class Holdings:
     def _why_no_more(self, seek: Seek, holders: list[NodeId], now: float) -> str:
         failed = self._failed.get(seek.blob, {})
         whys = []
-        for node, stock in sorted(self.stocks.items()):
-            if node in holders or not self._alive(node, now) or not self._keeps(node):
+        for node in sorted(failed):  # all others that are alive would have been asked
+            if node in holders or not self._alive(node, now):
                 continue
             peer = self.members.peers.get(node)
             name = peer.name if peer is not None and peer.name else node
-            whys.append(f"{name}: {failed[node][1]}" if node in failed else f"{name} has {stock.free} bytes free")
+            whys.append(f"{name}: {failed[node][1]}")
         return "; ".join(whys) or "no other node that keeps blobs is alive"
 
     def on_copy_failed(self, node: NodeId, failure: CopyFailed, now: float) -> None:

@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from mesh.blob.manifest import is_name, name, parse
 from mesh.core.effects import BlobFound, CopyBlob
@@ -22,8 +22,6 @@ from mesh.shell.blobs import Blobs
 from mesh.shell.transfer import Transfer
 from mesh.shell.transfer_serve import Handlers
 from mesh.wire.parts import Progress, Stored
-
-T = TypeVar("T")
 
 log = logging.getLogger("mesh")
 

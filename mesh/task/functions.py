@@ -175,8 +175,8 @@ def succeeded(value: object) -> Ended:
         return Ended(
             FAILED,
             "result_too_large",
-            f"the result has {len(result)} bytes; at most {RESULT_LIMIT} travel with a task, and larger ones need"
-            " blobs, which are not built yet; write it to MESH_OUTPUT_DIR and return its path, or return less",
+            f"the result has {len(result)} bytes; at most {RESULT_LIMIT} travel with a task, and larger ones"
+            " are not built yet; write it to MESH_OUTPUT_DIR and return its path, or return less",
         )
     return Ended(SUCCEEDED, result=result, digest=blake3(result).hexdigest())
 

@@ -227,7 +227,7 @@ def test_submitting_from_many_threads(client: MeshClient) -> None:
 
 
 def test_too_large_arguments_are_refused_by_size(client: MeshClient, mesh: FakeMesh) -> None:
-    with pytest.raises(QuotaExceeded, match=r"2,000,\d{3} bytes.*at most 1,048,576.*blob plane"):
+    with pytest.raises(QuotaExceeded, match=r"2,000,\d{3} bytes.*at most 1,048,576.*client\.put"):
         client.submit(len, b"x" * 2_000_000)
     assert mesh.calls["Submit"] == 0
 
