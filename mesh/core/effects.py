@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple, TypeAlias
 
 from mesh.core.ids import AttemptId, BlobId, Claim, JobId, NodeId, TaskId
-from mesh.core.lattice import Record, Task
+from mesh.core.lattice import Checkpoint, Record, Task
 from mesh.core.messages import NO_CURSOR, Cursor, Message
 
 
@@ -80,6 +80,8 @@ class Assignment(NamedTuple):
     devices: tuple[str, ...]  # accelerators that it may see
     memory: int  # bytes it may use; 0: no limit
     millicpus: int
+    run: int = 1
+    resume: tuple[Checkpoint, ...] = ()  # what it may go on from, the newest first
 
 
 class StopAttempts(NamedTuple):

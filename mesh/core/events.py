@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple, TypeAlias
 
 from mesh.core.ids import AttemptId, BlobId, JobId, NodeId, TaskId
-from mesh.core.lattice import Job, Outcome, Task
+from mesh.core.lattice import Checkpoint, Job, Outcome, Task
 from mesh.core.messages import Hello, Message, Offer
 
 
@@ -103,6 +103,19 @@ class AttemptsProgressed(NamedTuple):
     attempts: tuple[tuple[AttemptId, bytes], ...]  # JSON metrics, last values
 
 
+class AttemptSaved(NamedTuple):
+    """A checkpoint of an attempt is complete. It comes before the attempt's end."""
+
+    checkpoint: Checkpoint
+
+
+class AttemptResumed(NamedTuple):
+    """An attempt goes on from this checkpoint."""
+
+    attempt: AttemptId
+    blob: BlobId
+
+
 class Submitted(NamedTuple):
     """A slice of a job. The same job may come in many slices; ids make repeats harmless."""
 
@@ -161,6 +174,7 @@ class BlobSought(NamedTuple):
     blob: BlobId
     size: int = 0  # bytes; 0 where not known
     copies: int = 0  # it is here, and shall be on so many nodes; 0: it is being fetched
+    like: BlobId = ""  # who has this one has most of its chunks: copies go there first
 
 
 class BlobSettled(NamedTuple):
@@ -187,6 +201,6 @@ Asked: TypeAlias = CancelAsked | PauseAsked | PriorityAsked | RetryAsked | Delet
 Event: TypeAlias = (
     Ticked | Resumed | AddressFound | LinkUp | LinkRefused | LinkDown | DialFailed | Received | MessageUnreadable
     | JournalSynced | JournalFailed | SuccessorSynced | Measured | AttemptsBegan | AttemptsEnded | AttemptsProgressed
-    | Submitted | CancelAsked | PauseAsked | PriorityAsked | RetryAsked | DeleteAsked | ForgetAsked | DrainAsked
-    | BlobsChanged | BlobSought | BlobSettled | CopyRefused
+    | AttemptSaved | AttemptResumed | Submitted | CancelAsked | PauseAsked | PriorityAsked | RetryAsked | DeleteAsked
+    | ForgetAsked | DrainAsked | BlobsChanged | BlobSought | BlobSettled | CopyRefused
 )  # fmt: skip

@@ -20,10 +20,10 @@ from mesh.core.params import Params
 
 
 class Sought:
-    __slots__ = ("copies", "size", "told")
+    __slots__ = ("copies", "like", "size", "told")
 
-    def __init__(self, size: int, copies: int) -> None:
-        self.size, self.copies = size, copies
+    def __init__(self, size: int, copies: int, like: BlobId) -> None:
+        self.size, self.copies, self.like = size, copies, like
         self.told: float | None = None  # when the leader was last asked
 
 
@@ -65,7 +65,7 @@ class Holder:
                 self._gained.pop(blob, None)
 
     def on_sought(self, event: BlobSought) -> None:
-        self.sought[event.blob] = Sought(event.size, event.copies)
+        self.sought[event.blob] = Sought(event.size, event.copies, event.like)
 
     def on_settled(self, blob: BlobId) -> None:
         self.sought.pop(blob, None)
@@ -115,7 +115,7 @@ class Holder:
         for blob, sought in self.sought.items():
             if sought.told is None or now - sought.told >= self.params.seek_again:
                 sought.told = now
-                self.out.send(self.claim.leader, Seek(self.claim, blob, sought.size, sought.copies))
+                self.out.send(self.claim.leader, Seek(self.claim, blob, sought.size, sought.copies, sought.like))
 
     def _tell(self, now: float, *, declares: bool) -> None:
         gained, lost, size = list(self._gained.items()), list(self._lost), self.params.slice_records

@@ -4,7 +4,7 @@ None of it is in the ledger: nodes declare what they hold to every new leader, a
 it is lost with a leader and whole again a moment later.
 
 Copies go to nodes that hold data (all but observers) and are alive: first those with room, of them first another
-machine than those which have the blob, then where most is free.
+machine than those which have the blob, then who has one that is much the same, then where most is free.
 
 Must not know: which blobs matter and why, how one travels.
 """
@@ -224,9 +224,14 @@ class Holdings:
             and node not in asked and node not in failed
         ]  # fmt: skip
 
-        def worse(node: NodeId) -> tuple[bool, bool, int, bytes]:
+        alike = self.holders.get(seek.like, ())
+
+        def worse(node: NodeId) -> tuple[bool, bool, bool, int, bytes]:
             free = self.stocks[node].free  # where it is too little, old blobs may go: that node decides
-            return free < seek.size + ROOM, self._host(node) in hosts, -(free >> ROUGHLY), _mixed(seek.blob, node)
+            return (
+                free < seek.size + ROOM, self._host(node) in hosts, node not in alike, -(free >> ROUGHLY),
+                _mixed(seek.blob, node),
+            )  # fmt: skip
 
         return sorted(able, key=worse)
 

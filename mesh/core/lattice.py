@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
-from mesh.core.ids import AttemptId, Claim, JobId, Life, NodeId, TaskId
+from mesh.core.ids import AttemptId, BlobId, Claim, JobId, Life, NodeId, TaskId
 
 # Phases. Open attempts (ended False) go OFFERED < RUNNING < LOST; the holder refutes LOST by declaring again with a
 # higher round. Ended ones go RELEASED < FAILED < SUCCEEDED; only the holder ends an attempt.
@@ -43,6 +43,19 @@ class Retries(NamedTuple):
     not_on: tuple[str, ...] = ()  # exception names (or exit codes, as text) that no retry can help
 
 
+class Checkpointing(NamedTuple):
+    """What becomes of a task's checkpoints. ``metric``: the best by it is never collected; empty: by none."""
+
+    every_ms: int = 60_000  # for programs that ask how often to save
+    keep: int = 3  # the newest; older ones may be collected
+    copies: int = 2  # nodes that shall have each
+    metric: str = ""
+    maximize: bool = False
+
+
+USUAL = Checkpointing()
+
+
 class Shape(NamedTuple):
     """All that matching looks at. Tasks of one job with equal shapes form a *resource class* and share this object."""
 
@@ -53,6 +66,7 @@ class Shape(NamedTuple):
     retries: Retries = Retries()
     timeout_ms: int = 0  # 0: none
     hold: bool = False  # on_lost: hold. It must not run twice: what may have begun and was lost waits
+    checkpoints: Checkpointing = USUAL
 
 
 class Job(NamedTuple):
@@ -95,8 +109,28 @@ class Outcome(NamedTuple):
 NO_OUTCOME = Outcome()
 
 
+class Checkpoint(NamedTuple):
+    """A state that a task saved, complete: on as many nodes as were asked for, or as there were.
+
+    The newest of a task is the greatest: the fields stand in the order that decides.
+    """
+
+    run: int
+    step: int
+    attempt: AttemptId
+    number: int  # of that attempt's saves, from 1
+    blob: BlobId
+    size: int  # bytes
+    metrics: bytes = b""  # JSON object
+    saved_ms: int = 0  # the holder's wall clock, for people only
+
+
 class Attempt(NamedTuple):
-    """One try at a task on one node. Joins by ``max``: the fields stand in the order that decides."""
+    """One try at a task on one node. Joins by ``max``: the fields stand in the order that decides.
+
+    With each checkpoint its holder raises ``round``, so that the record with more of them is the greater one; what is
+    LOST keeps those that were known.
+    """
 
     task: TaskId
     id: AttemptId
@@ -106,6 +140,8 @@ class Attempt(NamedTuple):
     run: int
     node: NodeId
     outcome: Outcome = NO_OUTCOME
+    saved: tuple[Checkpoint, ...] = ()  # that are kept of those it saved, the newest first
+    resumed: BlobId = ""  # the checkpoint that it went on from; empty: from none
 
 
 class Acceptance(NamedTuple):

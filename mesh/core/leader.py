@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mesh.core.account import Account
+from mesh.core.checkpoints import of_task
 from mesh.core.control import Control
 from mesh.core.effects import Answer
 from mesh.core.events import Asked, DeleteAsked, ForgetAsked, Submitted
@@ -216,6 +217,8 @@ class Leader:
                 self.accounts[sender].begun(attempt.task, now)
             if changed and not attempt.ended:
                 self.tasks.consider(attempt.task, now)  # it may have been held lost, or be one of two
+                if session is None:
+                    self._find_place(attempt.task, now)  # it was given up while this was on its way
         self.progress.update(entry for entry in report.progress if entry[0] in self.decisions)
         if session is not None:
             session.on_report(report)
@@ -529,7 +532,8 @@ class Leader:
         task = decision.task
         self._minted += 1
         name = attempt_id(self.claim, self._minted)
-        run = self.ledger.tasks[task.id].run
+        state = self.ledger.tasks[task.id]
+        run = state.run
         session = self.sessions[decision.node]
         attempt = Attempt(task.id, name, False, 0, OFFERED, run, decision.node)
         self.out.record(attempt)
@@ -537,7 +541,8 @@ class Leader:
         self._given[name] = (session.life, session.number)
         priority = self.tasks.priority(task)[0]
         need: Resources = task.shape.alternatives[decision.alternative]
-        grant = Grant(name, run, task, priority, decision.devices, decision.alternative)
+        resume = of_task(state.tries, task.shape.checkpoints)
+        grant = Grant(name, run, task, priority, decision.devices, decision.alternative, resume)
         if not task.shape.hold:
             session.grant(grant, need)
             return

@@ -22,6 +22,8 @@ from mesh.core.effects import Drained, Effect, ServePull
 from mesh.core.election import Election
 from mesh.core.events import (
     AddressFound,
+    AttemptResumed,
+    AttemptSaved,
     AttemptsBegan,
     AttemptsEnded,
     AttemptsProgressed,
@@ -507,6 +509,8 @@ _HANDLERS: dict[type, Callable[[Machine, Any, float], None]] = {
     AttemptsBegan: lambda m, e, now: m.worker.on_began(e.attempts, now),
     AttemptsEnded: lambda m, e, now: m.worker.on_ended(e.attempts, now),
     AttemptsProgressed: lambda m, e, now: m.worker.on_progress(e.attempts, now),
+    AttemptSaved: lambda m, e, now: m.worker.on_saved(e.checkpoint, now),
+    AttemptResumed: lambda m, e, now: m.worker.on_resumed(e.attempt, e.blob, now),
     Submitted: lambda m, e, now: m.leader.on_submitted(e, now),
     CancelAsked: lambda m, e, now: m.leader.on_asked(e, now),
     PauseAsked: lambda m, e, now: m.leader.on_asked(e, now),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple, TypeAlias
 
 from mesh.core.ids import AttemptId, BlobId, Claim, Life, NodeId
-from mesh.core.lattice import Attempt, Record, Task
+from mesh.core.lattice import Attempt, Checkpoint, Record, Task
 
 PROTOCOL = 1
 
@@ -170,6 +170,7 @@ class Seek(NamedTuple):
     blob: BlobId
     size: int  # bytes; 0 where not known
     copies: int
+    like: BlobId = ""  # who has this one has most of its chunks: copies go there first
 
 
 class Found(NamedTuple):
@@ -239,6 +240,9 @@ class Bid(NamedTuple):
     speeds: tuple[tuple[str, int], ...]  # shape kind -> measured microseconds, only what changed since the last bid
 
 
+PAUSED = "paused"  # why what has a checkpoint is recalled, to go on from there later
+
+
 class Grant(NamedTuple):
     attempt: AttemptId
     run: int
@@ -246,6 +250,7 @@ class Grant(NamedTuple):
     priority: int
     devices: tuple[str, ...]
     alternative: int  # which of the shape's alternatives was matched
+    resume: tuple[Checkpoint, ...] = ()  # of the task, as far as its granter knows, the newest first
 
 
 class Report(NamedTuple):

@@ -16,7 +16,7 @@ from itertools import islice
 
 from mesh.core import owners
 from mesh.core.effects import JobsChanged, TasksChanged
-from mesh.core.ids import NO_CLAIM, Claim, JobId, NodeId, TaskId
+from mesh.core.ids import NO_CLAIM, Claim, JobId, NodeId, TaskId, job_of
 from mesh.core.lattice import (
     FAILED,
     LOST,
@@ -34,6 +34,7 @@ from mesh.core.lattice import (
     Task,
 )
 from mesh.core.ledger import BROKEN, CANCELLED, FINAL, TaskState
+from mesh.core.messages import PAUSED
 from mesh.core.outbox import Outbox
 from mesh.core.owners import NOT_COUNTED
 from mesh.core.params import Params
@@ -143,7 +144,20 @@ class Tasks:
 
     def pause(self, job: JobId, paused: bool) -> None:
         self._register(f"job/{job}", "paused", "1" if paused else "")
+        self._pause(job, paused)
+
+    def _pause(self, job: JobId, paused: bool) -> None:
+        """Nothing more of it is granted. What has a checkpoint is recalled, to go on from there; other work ends."""
         self.ready.pause(job, paused)
+        if paused:
+            for node in sorted(self.ledger.open):
+                for attempt, task in list(self.ledger.open[node].items()):
+                    if job_of(task) == job:
+                        self._recall_saved(self.ledger.tasks[task].attempts[attempt])
+
+    def _recall_saved(self, attempt: Attempt) -> None:
+        if attempt.saved:
+            self.recall(attempt, PAUSED)
 
     def delete(self, job: JobId) -> None:
         self.out.record(Deleted(job))
@@ -213,6 +227,8 @@ class Tasks:
             self.ready.remove(task)
             for attempt in self._surplus(open_attempts):
                 self.recall(attempt, "another attempt is further along")
+            for attempt in open_attempts if self.ready.is_paused(spec.job) else ():
+                self._recall_saved(attempt)
             return
         verdict = self._verdict(state)
         if verdict is not None:
@@ -337,7 +353,7 @@ class Tasks:
             return
         self.dirty = True
         if register.field == "paused":
-            self.ready.pause(job, bool(register.value))
+            self._pause(job, bool(register.value))
         elif register.field == "priority":
             self.ready.reprioritise(job, int(register.value))
 

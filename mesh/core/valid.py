@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
+from mesh.core.checkpoints import MOST_KEPT
 from mesh.core.ids import NO_CLAIM, AttemptId, BlobId, Claim, NodeId, misnamed, ulid_of
 from mesh.core.lattice import (
     LOST,
@@ -27,6 +28,7 @@ from mesh.core.lattice import (
     TASK_FAILED,
     Acceptance,
     Attempt,
+    Checkpoint,
     Claimed,
     Deleted,
     Ended,
@@ -70,6 +72,7 @@ LAST_MS = 253_402_300_799_999  # the end of the year 9999, the last that can be 
 ID_LENGTH = 512  # characters; attempt ids are of about 70
 PAYLOAD_BYTES = 4 << 20  # of one task: it travels whole, and lies in every journal
 OUTCOME_BYTES = 4 << 20  # of one attempt's result, metrics and texts: 1 MiB of result and 32 KiB of text are usual
+METRICS_BYTES = 16 << 10  # of one checkpoint: its record travels with every later one
 SOURCE_BYTES = 32 << 20  # of the file that a job was submitted as: half of what fits in one message
 MOST_CURSORS = 1000  # in one Pull; 96 are usual, and SQLite takes 32,766 values in a question
 
@@ -189,6 +192,9 @@ def _task(task: Task) -> str:
 
 
 def _shape(shape: Shape) -> str:
+    policy = shape.checkpoints
+    if not (0 < policy.keep <= MOST_KEPT and 0 < policy.copies < MOST and 0 <= policy.every_ms < MOST):
+        return f"keeps {policy.keep} checkpoints in {policy.copies} copies, one in {policy.every_ms} ms"
     if not shape.alternatives:
         return "does not say what it needs"
     for need in shape.alternatives:
@@ -204,7 +210,7 @@ def _shape(shape: Shape) -> str:
 
 
 def _attempt(attempt: Attempt) -> str:
-    task, name, ended, turn, phase, run, node, outcome = attempt
+    task, name, ended, turn, phase, run, node, outcome, saved, resumed = attempt
     claim, _, number = name.rpartition(".")
     if not (number.isdecimal() and len(number) < 20 and _minted(claim)):
         return _attempt_id(name)
@@ -215,7 +221,26 @@ def _attempt(attempt: Attempt) -> str:
         return f"attempt {name} is {order} in phase {phase}, round {turn}, run {run}, which the order does not have"
     if wrong := _node(node):
         return wrong
+    if (saved or resumed) and (wrong := _saved(name, saved, resumed)):
+        return wrong
     return "" if outcome is NO_OUTCOME else outcome_fault(name, ended, outcome)
+
+
+def _saved(name: AttemptId, saved: tuple[Checkpoint, ...], resumed: BlobId) -> str:
+    if len(saved) > MOST_KEPT + 1 or any(each.attempt != name for each in saved):
+        return f"attempt {name} has {len(saved)} checkpoints, not all of them its own, or more than are kept"
+    if resumed and (wrong := _blob(resumed)):
+        return wrong
+    return next(filter(None, map(checkpoint_fault, saved)), "")
+
+
+def checkpoint_fault(checkpoint: Checkpoint) -> str:
+    run, step, attempt, number, blob, size, metrics, saved_ms = checkpoint
+    if not (0 < run < MOST and 0 <= step < MOST and 0 < number < MOST and 0 <= size < MOST):
+        return f"a checkpoint of attempt {_shown(attempt)} is of run {run}, step {step}, number {number}, {size} bytes"
+    if len(metrics) > METRICS_BYTES or not 0 <= saved_ms <= LAST_MS:
+        return f"a checkpoint of attempt {_shown(attempt)} has {len(metrics)} bytes of metrics, of {saved_ms} ms"
+    return _blob(blob) or _attempt_id(attempt)
 
 
 def outcome_fault(name: AttemptId, ended: bool, outcome: Outcome) -> str:
@@ -372,7 +397,9 @@ def _grant(grant: Grant) -> str:
         return f"attempt {grant.attempt} is granted in run {grant.run} as alternative {grant.alternative}"
     if grant.devices and len(grant.devices) != len(shares_of(alternatives[grant.alternative])):
         return f"attempt {grant.attempt} is granted {len(grant.devices)} cards, which is not what its task needs"
-    return ""
+    if len(grant.resume) > MOST_KEPT + 1:
+        return f"attempt {grant.attempt} may go on from {len(grant.resume)} checkpoints, the limit is {MOST_KEPT + 1}"
+    return next(filter(None, map(checkpoint_fault, grant.resume)), "")
 
 
 def _heartbeat(sender: NodeId, beat: Heartbeat) -> str:
@@ -424,7 +451,7 @@ def _holds_seen(sender: NodeId, seen: HoldsSeen) -> str:
 def _seek(sender: NodeId, seek: Seek) -> str:
     if not (0 <= seek.size < MOST and 0 <= seek.copies < MOST):
         return f"{seek.copies} copies of {seek.size} bytes are sought"
-    return _blob(seek.blob) or _any_claim(seek.claim)
+    return _blob(seek.blob) or (_blob(seek.like) if seek.like else "") or _any_claim(seek.claim)
 
 
 def _found(sender: NodeId, found: Found) -> str:

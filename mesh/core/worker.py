@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from mesh.core.checkpoints import kept
 from mesh.core.effects import Assignment, BeginAttempts, StopAttempts
 from mesh.core.identity import Me
-from mesh.core.ids import NO_CLAIM, AttemptId, Claim, NodeId, granter
-from mesh.core.lattice import FAILED, OFFERED, RELEASED, RUNNING, SUCCEEDED, Attempt, Outcome, Resources
-from mesh.core.messages import Bid, Grant, Offer, Orders, Refused, Report
+from mesh.core.ids import NO_CLAIM, AttemptId, BlobId, Claim, NodeId, granter
+from mesh.core.lattice import FAILED, OFFERED, RELEASED, RUNNING, SUCCEEDED, Attempt, Checkpoint, Outcome, Resources
+from mesh.core.messages import PAUSED, Bid, Grant, Offer, Orders, Refused, Report
 from mesh.core.needs import WHOLE, shares_of
 from mesh.core.outbox import Outbox
 from mesh.core.params import Params
@@ -142,6 +143,33 @@ class Worker:
                 self._progress[name] = metrics
                 self._soon(now)
 
+    def on_saved(self, checkpoint: Checkpoint, now: float) -> None:
+        held = self.held.get(checkpoint.attempt)
+        if held is None or held.attempt.ended or held.grant is None:
+            return
+        saved = kept((*held.attempt.saved, checkpoint), held.grant.task.shape.checkpoints)
+        self._renew(held, held.attempt._replace(saved=saved), now)
+
+    def on_resumed(self, attempt: AttemptId, blob: BlobId, now: float) -> None:
+        held = self.held.get(attempt)
+        if held is not None and not held.attempt.ended and held.attempt.resumed != blob:
+            self._renew(held, held.attempt._replace(resumed=blob), now)
+
+    def _renew(self, held: Held, attempt: Attempt, now: float) -> None:
+        held.attempt = attempt._replace(round=attempt.round + 1)
+        self._began.append(attempt.id)
+        self._soft_at = now  # at once: until its leader knows, it is nobody's
+        if self.draining:
+            self._stop_resumable()
+
+    def _stop_resumable(self) -> None:
+        """What goes on elsewhere from its checkpoint need not use up the time that others have to finish."""
+        for name in sorted(name for names in self.busy.values() for name in names):
+            held = self.held[name]
+            if held.attempt.saved and not held.stopping:
+                held.stopping = True
+                self.out.do(StopAttempts((name,), "drained", "its node is leaving"))
+
     def on_ended(self, attempts: tuple[tuple[AttemptId, int, Outcome], ...], now: float) -> None:
         for name, phase, outcome in attempts:
             held = self.held.get(name)
@@ -161,6 +189,7 @@ class Worker:
         for name in list(self.queue):
             self._end(self.held[name], RELEASED, Outcome(code="drained", message="its node is draining"), now)
         self.queue.clear()
+        self._stop_resumable()
         self._bid_due = True
 
     def stop_all(self, code: str, reason: str) -> None:
@@ -202,7 +231,8 @@ class Worker:
                 self._end(held, RELEASED, Outcome(code="recalled", message=reason), now)
             else:
                 held.stopping = True
-                self.out.do(StopAttempts((name,), "recalled", reason))
+                code, text = (PAUSED, "its job was paused") if reason == PAUSED else ("recalled", reason)
+                self.out.do(StopAttempts((name,), code, text))
 
     def _begin(self) -> None:
         """Hand what is queued to free slots, in order; tiny tasks of one kind in batches."""
@@ -221,7 +251,13 @@ class Worker:
                 held.slot = slot
                 assignments.append(
                     Assignment(
-                        name, held.grant.task, held.grant.devices, held.resources.memory, held.resources.millicpus
+                        name,
+                        held.grant.task,
+                        held.grant.devices,
+                        held.resources.memory,
+                        held.resources.millicpus,
+                        held.grant.run,
+                        held.grant.resume,
                     )
                 )
             self.busy[slot] = names
@@ -349,9 +385,14 @@ class Worker:
         if self._declared_at is None and now >= self._refresh_at:
             self._sent_speeds.clear()
             self._bid_due = True
+            # The report of a checkpoint may be lost, and nothing else of a running attempt is worth repeating.
+            self._began += [
+                name for names in self.busy.values() for name in names
+                if self.held[name].attempt.saved or self.held[name].attempt.resumed
+            ]  # fmt: skip
         if self._ended or self._bid_due or soft:
-            began = [self.held[n].attempt for n in self._began if n in self.held and not self.held[n].attempt.ended]
-            self._report(self._ended + began, 0, now)
+            told = [self.held[name].attempt for name in dict.fromkeys(self._began) if name in self.held]
+            self._report(self._ended + [attempt for attempt in told if not attempt.ended], 0, now)
 
     def _report(self, attempts: list[Attempt], declares: int, now: float, slices: int = 0) -> None:
         self._refresh_at = now + REFRESH * self.params.resend_after

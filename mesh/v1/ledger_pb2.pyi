@@ -59,7 +59,7 @@ class Retries(_message.Message):
     def __init__(self, max: _Optional[int] = ..., backoff_ms: _Optional[int] = ..., factor_milli: _Optional[int] = ..., max_delay_ms: _Optional[int] = ..., not_on: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Shape(_message.Message):
-    __slots__ = ("alternatives", "kind", "python", "cwd", "retries", "timeout_ms", "hold")
+    __slots__ = ("alternatives", "kind", "python", "cwd", "retries", "timeout_ms", "hold", "checkpoints")
     ALTERNATIVES_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     PYTHON_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,7 @@ class Shape(_message.Message):
     RETRIES_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     HOLD_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINTS_FIELD_NUMBER: _ClassVar[int]
     alternatives: _containers.RepeatedCompositeFieldContainer[Resources]
     kind: str
     python: str
@@ -74,7 +75,42 @@ class Shape(_message.Message):
     retries: Retries
     timeout_ms: int
     hold: bool
-    def __init__(self, alternatives: _Optional[_Iterable[_Union[Resources, _Mapping]]] = ..., kind: _Optional[str] = ..., python: _Optional[str] = ..., cwd: _Optional[str] = ..., retries: _Optional[_Union[Retries, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., hold: _Optional[bool] = ...) -> None: ...
+    checkpoints: Checkpointing
+    def __init__(self, alternatives: _Optional[_Iterable[_Union[Resources, _Mapping]]] = ..., kind: _Optional[str] = ..., python: _Optional[str] = ..., cwd: _Optional[str] = ..., retries: _Optional[_Union[Retries, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., hold: _Optional[bool] = ..., checkpoints: _Optional[_Union[Checkpointing, _Mapping]] = ...) -> None: ...
+
+class Checkpointing(_message.Message):
+    __slots__ = ("every_ms", "keep", "copies", "metric", "maximize")
+    EVERY_MS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    COPIES_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    MAXIMIZE_FIELD_NUMBER: _ClassVar[int]
+    every_ms: int
+    keep: int
+    copies: int
+    metric: str
+    maximize: bool
+    def __init__(self, every_ms: _Optional[int] = ..., keep: _Optional[int] = ..., copies: _Optional[int] = ..., metric: _Optional[str] = ..., maximize: _Optional[bool] = ...) -> None: ...
+
+class Checkpoint(_message.Message):
+    __slots__ = ("run", "step", "attempt", "number", "blob", "size", "metrics", "saved_ms")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    SAVED_MS_FIELD_NUMBER: _ClassVar[int]
+    run: int
+    step: int
+    attempt: str
+    number: int
+    blob: str
+    size: int
+    metrics: bytes
+    saved_ms: int
+    def __init__(self, run: _Optional[int] = ..., step: _Optional[int] = ..., attempt: _Optional[str] = ..., number: _Optional[int] = ..., blob: _Optional[str] = ..., size: _Optional[int] = ..., metrics: _Optional[bytes] = ..., saved_ms: _Optional[int] = ...) -> None: ...
 
 class Job(_message.Message):
     __slots__ = ("id", "digest", "name", "kind", "priority", "max_parallel", "metric", "maximize", "submitted_ms", "source", "size")
@@ -141,7 +177,7 @@ class Outcome(_message.Message):
     def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., detail: _Optional[str] = ..., result: _Optional[bytes] = ..., digest: _Optional[str] = ..., metrics: _Optional[bytes] = ..., started_ms: _Optional[int] = ..., finished_ms: _Optional[int] = ..., micros: _Optional[int] = ...) -> None: ...
 
 class Attempt(_message.Message):
-    __slots__ = ("task", "id", "ended", "round", "phase", "run", "node", "outcome")
+    __slots__ = ("task", "id", "ended", "round", "phase", "run", "node", "outcome", "saved", "resumed")
     TASK_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +186,8 @@ class Attempt(_message.Message):
     RUN_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    SAVED_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_FIELD_NUMBER: _ClassVar[int]
     task: str
     id: str
     ended: bool
@@ -158,7 +196,9 @@ class Attempt(_message.Message):
     run: int
     node: str
     outcome: Outcome
-    def __init__(self, task: _Optional[str] = ..., id: _Optional[str] = ..., ended: _Optional[bool] = ..., round: _Optional[int] = ..., phase: _Optional[int] = ..., run: _Optional[int] = ..., node: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ...) -> None: ...
+    saved: _containers.RepeatedCompositeFieldContainer[Checkpoint]
+    resumed: str
+    def __init__(self, task: _Optional[str] = ..., id: _Optional[str] = ..., ended: _Optional[bool] = ..., round: _Optional[int] = ..., phase: _Optional[int] = ..., run: _Optional[int] = ..., node: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., saved: _Optional[_Iterable[_Union[Checkpoint, _Mapping]]] = ..., resumed: _Optional[str] = ...) -> None: ...
 
 class Acceptance(_message.Message):
     __slots__ = ("task", "attempt", "claim", "digest")

@@ -224,16 +224,18 @@ class HoldsSeen(_message.Message):
     def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., session: _Optional[int] = ..., seq: _Optional[int] = ...) -> None: ...
 
 class Seek(_message.Message):
-    __slots__ = ("claim", "blob", "size", "copies")
+    __slots__ = ("claim", "blob", "size", "copies", "like")
     CLAIM_FIELD_NUMBER: _ClassVar[int]
     BLOB_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     COPIES_FIELD_NUMBER: _ClassVar[int]
+    LIKE_FIELD_NUMBER: _ClassVar[int]
     claim: _ledger_pb2.Claim
     blob: str
     size: int
     copies: int
-    def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., blob: _Optional[str] = ..., size: _Optional[int] = ..., copies: _Optional[int] = ...) -> None: ...
+    like: str
+    def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., blob: _Optional[str] = ..., size: _Optional[int] = ..., copies: _Optional[int] = ..., like: _Optional[str] = ...) -> None: ...
 
 class Found(_message.Message):
     __slots__ = ("claim", "blob", "holders", "fetching", "sure", "enough", "why")

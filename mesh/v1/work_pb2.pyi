@@ -118,20 +118,22 @@ class Bid(_message.Message):
     def __init__(self, offer: _Optional[_Union[Offer, _Mapping]] = ..., free_slots: _Optional[int] = ..., free_millicpus: _Optional[int] = ..., free_memory: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[DeviceShare, _Mapping]]] = ..., allowance_ms: _Optional[int] = ..., speeds: _Optional[_Iterable[_Union[Speed, _Mapping]]] = ...) -> None: ...
 
 class Grant(_message.Message):
-    __slots__ = ("attempt", "run", "task", "priority", "devices", "alternative")
+    __slots__ = ("attempt", "run", "task", "priority", "devices", "alternative", "resume")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     ALTERNATIVE_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
     attempt: str
     run: int
     task: _ledger_pb2.Task
     priority: int
     devices: _containers.RepeatedScalarFieldContainer[str]
     alternative: int
-    def __init__(self, attempt: _Optional[str] = ..., run: _Optional[int] = ..., task: _Optional[_Union[_ledger_pb2.Task, _Mapping]] = ..., priority: _Optional[int] = ..., devices: _Optional[_Iterable[str]] = ..., alternative: _Optional[int] = ...) -> None: ...
+    resume: _containers.RepeatedCompositeFieldContainer[_ledger_pb2.Checkpoint]
+    def __init__(self, attempt: _Optional[str] = ..., run: _Optional[int] = ..., task: _Optional[_Union[_ledger_pb2.Task, _Mapping]] = ..., priority: _Optional[int] = ..., devices: _Optional[_Iterable[str]] = ..., alternative: _Optional[int] = ..., resume: _Optional[_Iterable[_Union[_ledger_pb2.Checkpoint, _Mapping]]] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("attempt", "metrics")

@@ -42,12 +42,12 @@ def _get_holds_seen(m: pb.HoldsSeen) -> HoldsSeen:
 
 
 def _put_seek(m: pb.Seek, seek: Seek) -> None:
-    claim, m.blob, m.size, m.copies = seek
+    claim, m.blob, m.size, m.copies, m.like = seek
     put_claim(m.claim, claim)
 
 
 def _get_seek(m: pb.Seek) -> Seek:
-    return Seek(get_claim(m.claim), m.blob, m.size, m.copies)
+    return Seek(get_claim(m.claim), m.blob, m.size, m.copies, m.like)
 
 
 def _put_found(m: pb.Found, found: Found) -> None:

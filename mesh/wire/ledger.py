@@ -14,8 +14,11 @@ from typing import Any
 from mesh.core.ids import Claim
 from mesh.core.lattice import (
     NO_OUTCOME,
+    USUAL,
     Acceptance,
     Attempt,
+    Checkpoint,
+    Checkpointing,
     Claimed,
     Deleted,
     Ended,
@@ -95,6 +98,11 @@ def shape_bytes(shape: Shape) -> bytes:
         part.millicpus, part.memory, part.milligpus, part.gpu_memory, part.device, labels, part.profile = need
         for key, value in labels:
             part.labels.add(key=key, value=value)
+    if shape.checkpoints != USUAL:
+        checkpoints = message.checkpoints
+        (
+            checkpoints.every_ms, checkpoints.keep, checkpoints.copies, checkpoints.metric, checkpoints.maximize,
+        ) = shape.checkpoints  # fmt: skip
     retries = message.retries
     retries.max, retries.backoff_ms, retries.factor_milli, retries.max_delay_ms, not_on = shape.retries
     retries.not_on.extend(not_on)
@@ -125,7 +133,12 @@ def shape_of(data: bytes) -> Shape:
         Retries(retries.max, retries.backoff_ms, retries.factor_milli, retries.max_delay_ms, tuple(retries.not_on)),
         message.timeout_ms,
         message.hold,
+        _checkpointing(message.checkpoints) if message.HasField("checkpoints") else USUAL,
     )
+
+
+def _checkpointing(m: pb.Checkpointing) -> Checkpointing:
+    return Checkpointing(m.every_ms, m.keep, m.copies, m.metric, m.maximize)
 
 
 def put_job(message: pb.Job, job: Job) -> None:
@@ -179,7 +192,11 @@ def put_attempt(message: pb.Attempt, attempt: Attempt) -> None:
         message.run,
         message.node,
         outcome,
+        saved,
+        message.resumed,
     ) = attempt
+    for checkpoint in saved:
+        put_checkpoint(message.saved.add(), checkpoint)
     if outcome is not NO_OUTCOME:
         part = message.outcome
         (
@@ -202,7 +219,16 @@ def get_attempt(m: pb.Attempt) -> Attempt:
         outcome = Outcome(
             o.code, o.message, o.detail, o.result, o.digest, o.metrics, o.started_ms, o.finished_ms, o.micros
         )
-    return Attempt(m.task, m.id, m.ended, m.round, m.phase, m.run, intern(m.node), outcome)
+    saved = tuple([get_checkpoint(checkpoint) for checkpoint in m.saved]) if m.saved else ()
+    return Attempt(m.task, m.id, m.ended, m.round, m.phase, m.run, intern(m.node), outcome, saved, m.resumed)
+
+
+def put_checkpoint(m: pb.Checkpoint, checkpoint: Checkpoint) -> None:
+    m.run, m.step, m.attempt, m.number, m.blob, m.size, m.metrics, m.saved_ms = checkpoint
+
+
+def get_checkpoint(m: pb.Checkpoint) -> Checkpoint:
+    return Checkpoint(m.run, m.step, m.attempt, m.number, m.blob, m.size, m.metrics, m.saved_ms)
 
 
 def _put_acceptance(message: pb.Acceptance, acceptance: Acceptance) -> None:

@@ -6,7 +6,16 @@ from mesh.core.messages import Bid, Device, Grant, Offer, Orders, Report
 from mesh.core.work import Work
 from mesh.v1 import work_pb2 as pb
 from mesh.wire.errors import UNREADABLE, UNWRITABLE, unreadable, unwritable
-from mesh.wire.ledger import get_attempt, get_claim, get_task, put_attempt, put_claim, put_task
+from mesh.wire.ledger import (
+    get_attempt,
+    get_checkpoint,
+    get_claim,
+    get_task,
+    put_attempt,
+    put_checkpoint,
+    put_claim,
+    put_task,
+)
 
 
 def encode_work(work: Work) -> bytes:
@@ -96,9 +105,11 @@ def encode_orders(orders: Orders) -> pb.OrdersFrame:
         put_claim(out.claim, claim)
         out.seq, out.session = seq, session
         add = out.grants.add
-        for attempt, run, task, priority, devices, alternative in grants:
+        for attempt, run, task, priority, devices, alternative, resume in grants:
             grant = add(attempt=attempt, run=run, priority=priority, devices=devices, alternative=alternative)
             put_task(grant.task, task)
+            for checkpoint in resume:
+                put_checkpoint(grant.resume.add(), checkpoint)
         for attempt_id, why in recalls:
             out.recalls.add(attempt=attempt_id, why=why)
         out.acks.extend(acks)
@@ -119,7 +130,15 @@ def decode_orders(frame: pb.OrdersFrame) -> Orders | None:
             m.seq,
             tuple(
                 [
-                    Grant(g.attempt, g.run, get_task(g.task), g.priority, tuple(g.devices), g.alternative)
+                    Grant(
+                        g.attempt,
+                        g.run,
+                        get_task(g.task),
+                        g.priority,
+                        tuple(g.devices),
+                        g.alternative,
+                        tuple([get_checkpoint(checkpoint) for checkpoint in g.resume]) if g.resume else (),
+                    )
                     for g in m.grants
                 ]
             ),

@@ -25,6 +25,7 @@ from mesh.core.lattice import (
     TASK_FAILED,
     Acceptance,
     Attempt,
+    Checkpoint,
     Claimed,
     Deleted,
     Ended,
@@ -82,10 +83,11 @@ def strategies(names: tuple[str, ...]) -> dict[type, st.SearchStrategy[Record]]:
             tasks, small, words, st.sampled_from(SHAPES), st.sampled_from((b"", b"p")),
         ),
         Attempt: st.builds(
-            lambda which, ended, declared, phase, run, what: Attempt(
-                which[0], which[1], ended, declared, phase, run, which[2], what
+            lambda which, ended, declared, phase, run, what, steps: Attempt(
+                which[0], which[1], ended, declared, phase, run, which[2], what,
+                tuple(Checkpoint(run, step, which[1], 1, "b", 1) for step in steps),
             ),
-            minted, st.booleans(), small, st.integers(0, 2), st.integers(1, 2), outcomes,
+            minted, st.booleans(), small, st.integers(0, 2), st.integers(1, 2), outcomes, st.lists(small, max_size=2),
         ),
         Acceptance: st.builds(
             lambda which, *rest: Acceptance(which[0], which[1], *rest), minted, st.sampled_from(CLAIMS), words

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mesh.core import valid
+from mesh.core.checkpoints import MOST_KEPT
 from mesh.core.effects import Dial, Effect, Hangup, Notice, Persist
 from mesh.core.events import LinkDown, LinkRefused, LinkUp, MessageUnreadable, Received, Ticked
 from mesh.core.ids import NO_CLAIM, Claim, NodeId
@@ -22,6 +23,8 @@ from mesh.core.lattice import (
     TASK_FAILED,
     Acceptance,
     Attempt,
+    Checkpoint,
+    Checkpointing,
     Claimed,
     Deleted,
     Ended,
@@ -64,7 +67,16 @@ from mesh.core.messages import (
 )
 from mesh.core.params import Params
 from mesh.core.session import Session, Talk
-from mesh.core.valid import ID_LENGTH, LAST_MS, MOST, MOST_CURSORS, OUTCOME_BYTES, PAYLOAD_BYTES, SOURCE_BYTES
+from mesh.core.valid import (
+    ID_LENGTH,
+    LAST_MS,
+    METRICS_BYTES,
+    MOST,
+    MOST_CURSORS,
+    OUTCOME_BYTES,
+    PAYLOAD_BYTES,
+    SOURCE_BYTES,
+)
 from tests.core.bids import bid
 from tests.core.parts import beat, claim, hello, messages, node, one, only, who
 
@@ -73,6 +85,8 @@ CLAIM = claim("b", 3)
 NAME = "3.50-b.b1.7"
 LONG = "x" * (ID_LENGTH + 1)
 TASK = Task("j.1", "j", 1, "d", Shape(), b"work")
+BLOB = "0f" * 32
+SAVED = Checkpoint(1, 2, NAME, 1, BLOB, 5)
 OPEN = Attempt("j.1", NAME, False, 0, RUNNING, 1, B, Outcome(started_ms=5))
 OVER = Attempt("j.1", NAME, True, 2, SUCCEEDED, 1, B, Outcome(result=b"r", digest="d", started_ms=5, finished_ms=6))
 
@@ -116,6 +130,17 @@ BAD: tuple[tuple[Record, str], ...] = (
     (TASK._replace(shape=Shape(retries=Retries(backoff_ms=-1))), "retries or a timeout below 0"),
     (TASK._replace(shape=Shape(timeout_ms=-1)), "retries or a timeout below 0"),
     (OPEN._replace(task="t"), "no id of a task"),
+    (OPEN._replace(resumed="../x"), "is no blob's id"),
+    (OPEN._replace(saved=(SAVED._replace(attempt="3.50-b.b1.8"),)), "not all of them its own"),
+    (OPEN._replace(saved=(SAVED,) * (MOST_KEPT + 2)), "102 checkpoints"),
+    (OPEN._replace(saved=(SAVED._replace(blob="x"),)), "is no blob's id"),
+    (OPEN._replace(saved=(SAVED._replace(number=0),)), "number 0"),
+    (OPEN._replace(saved=(SAVED._replace(size=-1),)), "-1 bytes"),
+    (OPEN._replace(saved=(SAVED._replace(saved_ms=-1),)), "of -1 ms"),
+    (OPEN._replace(saved=(SAVED._replace(metrics=b"x" * (METRICS_BYTES + 1)),)), "bytes of metrics"),
+    (TASK._replace(shape=Shape(checkpoints=Checkpointing(keep=0))), "keeps 0 checkpoints"),
+    (TASK._replace(shape=Shape(checkpoints=Checkpointing(keep=MOST_KEPT + 1))), "keeps 101 checkpoints"),
+    (TASK._replace(shape=Shape(checkpoints=Checkpointing(copies=0))), "in 0 copies"),
     (OPEN._replace(task="j." + LONG), "no id of a task"),
     (OPEN._replace(id=""), "no id of an attempt"),
     (OPEN._replace(id="7"), "no id of an attempt"),
@@ -286,7 +311,6 @@ def holds(**more: Any) -> Holds:
     return Holds(CLAIM, "b1", 1, 1, ((BLOB, 5),), (BLOB,), 7, False)._replace(**more)
 
 
-BLOB = "0f" * 32
 FOUND = Found(CLAIM, BLOB, ((B, "b:1"),), ((B, "b:1"),), True, True, "")
 TOO_HIGH = CLAIM._replace(term=2**63 - 1)
 MESSAGES: tuple[tuple[Message, str], ...] = (
@@ -306,6 +330,9 @@ MESSAGES: tuple[tuple[Message, str], ...] = (
     (grants(alternative=1), "alternative 1"),
     (grants(alternative=-1), "alternative -1"),
     (grants(run=0), "in run 0"),
+    (grants(resume=(SAVED._replace(step=-1),)), "step -1"),
+    (grants(resume=(SAVED,) * (MOST_KEPT + 2)), "102 checkpoints"),
+    (Seek(CLAIM, BLOB, 1, 0, "x"), "is no blob's id"),
     (grants(devices=("cuda:0",)), "1 cards"),
     (grants(task=TASK._replace(id="k.1")), "'k.1' of job 'j' is not"),
     (grants()._replace(claim=TOO_HIGH), "is granted under another claim"),

@@ -8,7 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.core.ids import Claim
-from mesh.core.lattice import NO_OUTCOME, Acceptance, Attempt, Outcome, Record, Resources, Retries, Run, Shape, Task
+from mesh.core.lattice import (
+    NO_OUTCOME,
+    Acceptance,
+    Attempt,
+    Checkpoint,
+    Checkpointing,
+    Outcome,
+    Record,
+    Resources,
+    Retries,
+    Run,
+    Shape,
+    Task,
+)
 from mesh.v1 import ledger_pb2 as pb
 from mesh.wire import ledger
 from mesh.wire.errors import WireError
@@ -16,7 +29,7 @@ from mesh.wire.ledger import decode_records, encode_records
 from tests.wire.strategies import fields, values
 
 RECORDS = get_args(Record)
-PARTS = (Claim, Resources, Retries, Shape, Outcome)
+PARTS = (Claim, Resources, Retries, Checkpointing, Shape, Outcome, Checkpoint)
 UNKNOWN = b"\xfa\xff\x03\x03new"  # field 8191, three bytes: what a newer version might add
 
 
@@ -48,7 +61,7 @@ def test_messages_name_the_fields_that_the_tuples_have(kind: type) -> None:
 def test_a_record_of_nothing_but_defaults_is_still_a_record() -> None:
     for kind in RECORDS:
         empty = {bool: False, int: 0, str: "", bytes: b""}
-        parts = {Shape: Shape(), Outcome: NO_OUTCOME, Claim: Claim(False, 0, "", "")}
+        parts = {Shape: Shape(), Outcome: NO_OUTCOME, Claim: Claim(False, 0, "", ""), tuple[Checkpoint, ...]: ()}
         record = kind(*((empty | parts)[hint] for hint in fields(kind).values()))
         assert decode_records(encode_records([record])) == [record]
 
