@@ -138,14 +138,31 @@ def task(output: Output, document: Document) -> None:
             output.line("  " + "".join(c if c.isprintable() or c == "\t" else " " for c in line))
     if document["attempts"]:
         output.line()
-        columns = ("ATTEMPT", "NODE", "STATE", "STARTED", "FINISHED", "REASON")
+        columns = ("ATTEMPT", "NODE", "STATE", "FROM", "STARTED", "FINISHED", "REASON")
         output.table(
             columns,
             [
-                (a["id"], _node(a), a["state"], a["started_at"], a["finished_at"], _first_line(a["reason"]))
+                (
+                    a["id"], _node(a), a["state"], _step(a["resumed_from"]), a["started_at"], a["finished_at"],
+                    _first_line(a["reason"]),
+                )
                 for a in document["attempts"]
             ],
+        )  # fmt: skip
+    if document["checkpoints"]:
+        output.line()
+        output.table(
+            ("CHECKPOINT", "STEP", "SIZE", "METRICS", "SAVED", "BY"),
+            [
+                (c["blob"], c["step"], size(c["size"]), pairs(c["metrics"]), c["saved_at"], c["attempt"])
+                for c in document["checkpoints"]
+            ],
         )
+
+
+def _step(checkpoint: Document | None) -> str:
+    """Which one an attempt went on from."""
+    return "" if checkpoint is None else f"step {checkpoint['step']}" if "step" in checkpoint else checkpoint["blob"]
 
 
 def explain(output: Output, document: Document) -> None:
@@ -164,7 +181,7 @@ def best(output: Output, document: Document) -> None:
             (document["metric"]["name"], document["metric"]["value"]),
             ("task", document["task"]),
             *((f"  {name}", literal(value)) for name, value in flat(document["params"]).items()),
-            ("checkpoint", document["checkpoint"]),
+            ("checkpoint", (document["checkpoint"] or {}).get("blob")),
         ]
     )
 

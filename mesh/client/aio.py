@@ -85,6 +85,7 @@ class AsyncMeshClient:
         timeout: float | str | None = None,
         env: Mapping[str, Any] | None = None,
         on_lost: str = "retry",
+        checkpoints: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> TaskFuture[T]:
         """Run ``function(*args, **kwargs)`` on some machine; ``await`` the future for its result.
@@ -92,7 +93,8 @@ class AsyncMeshClient:
         See :class:`~mesh.client.calls.Options` for the other parameters. Raises ``QuotaExceeded`` for arguments over
         1 MiB and ``InvalidSpec`` for wrong options.
         """
-        return self.submit_with(function, args, kwargs, Options(resources, priority, retries, timeout, env, on_lost))
+        options = Options(resources, priority, retries, timeout, env, on_lost, checkpoints)
+        return self.submit_with(function, args, kwargs, options)
 
     def submit_with(
         self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options

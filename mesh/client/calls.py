@@ -23,7 +23,9 @@ class Options(NamedTuple):
     (any, cpu, cuda, mps), ``labels``; or a list of alternatives. ``priority``: 1 to 10, higher first. ``retries``:
     further attempts after a failure, or a mapping with ``max, backoff, factor, max_delay, not_on``. ``timeout``:
     seconds (or ``"6h"``) that one attempt may run. ``on_lost``: ``"hold"`` where it must never run twice: then a task
-    whose machine is lost waits for it, or for a person (``meshctl retry TASK --force``).
+    whose machine is lost waits for it, or for a person (``meshctl retry TASK --force``). ``checkpoints``: a mapping
+    with ``every`` (seconds, or ``"5m"``), ``keep`` (so many of the newest) and ``copies`` (nodes that shall have each),
+    and ``metric`` (its name) and ``goal`` (minimize, maximize), by which the best one is kept too.
     """
 
     resources: Wanted = None
@@ -32,6 +34,7 @@ class Options(NamedTuple):
     timeout: float | str | None = None
     env: Mapping[str, Any] | None = None
     on_lost: str = "retry"
+    checkpoints: Mapping[str, Any] | None = None
 
 
 class Calls:
@@ -51,10 +54,15 @@ class Calls:
             )
         check_priority(options.priority)
         kind = kind_of(function)
-        key = (kind, _frozen(options.resources), _frozen(options.retries), options.timeout, options.on_lost)
+        key = (
+            kind, _frozen(options.resources), _frozen(options.retries), options.timeout, options.on_lost,
+            _frozen(options.checkpoints),
+        )  # fmt: skip
         shape = self._shapes.get(key)
         if shape is None:
-            shape = function_shape(kind, options.resources, options.retries, options.timeout, options.on_lost)
+            shape = function_shape(
+                kind, options.resources, options.retries, options.timeout, options.on_lost, options.checkpoints
+            )
             if len(self._shapes) < _REMEMBERED:
                 self._shapes[key] = shape
         return shape

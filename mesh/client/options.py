@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from mesh.core.checkpoints import MOST_KEPT
 from mesh.core.errors import InvalidSpec, Problem
-from mesh.core.lattice import Resources, Retries, Shape
+from mesh.core.lattice import USUAL, Checkpointing, Resources, Retries, Shape
 from mesh.spec.units import duration_ms, size
 
 Wanted: TypeAlias = "Mapping[str, Any] | Sequence[Mapping[str, Any]] | None"
@@ -22,7 +23,12 @@ _RETRIES = ("max", "backoff", "factor", "max_delay", "not_on")
 
 
 def function_shape(
-    kind: str, resources: Wanted, retries: int | Mapping[str, Any], timeout: float | str | None, on_lost: str = "retry"
+    kind: str,
+    resources: Wanted,
+    retries: int | Mapping[str, Any],
+    timeout: float | str | None,
+    on_lost: str = "retry",
+    checkpoints: Mapping[str, Any] | None = None,
 ) -> Shape:
     """The shape of a pickled function. Raises :class:`InvalidSpec` with every problem."""
     problems: list[Problem] = []
@@ -35,6 +41,7 @@ def function_shape(
         _retries(retries, problems),
         0 if timeout is None else _read(duration_ms, timeout, "timeout", problems),
         on_lost == "hold",
+        _checkpoints(checkpoints or {}, problems),
     )
     if on_lost not in ("retry", "hold"):
         problems.append(Problem(f"on_lost is {on_lost!r}; it must be 'retry' or 'hold'"))
@@ -107,6 +114,26 @@ def _retries(wanted: int | Mapping[str, Any], problems: list[Problem]) -> Retrie
         if "max_delay" in wanted
         else standard.max_delay_ms,
         tuple(name.__name__ if isinstance(name, type) else str(name) for name in names),
+    )
+
+
+def _checkpoints(wanted: Mapping[str, Any], problems: list[Problem]) -> Checkpointing:
+    _only(wanted, ("every", "keep", "copies", "metric", "goal"), "checkpoints", problems)
+    goal = wanted.get("goal", "minimize")
+    if goal not in ("minimize", "maximize"):
+        problems.append(Problem(f"checkpoints.goal is {goal!r}; it must be 'minimize' or 'maximize'"))
+    keep = _read(_count, wanted.get("keep", USUAL.keep), "checkpoints.keep", problems)
+    copies = _read(_count, wanted.get("copies", USUAL.copies), "checkpoints.copies", problems)
+    if not 1 <= keep <= MOST_KEPT:
+        problems.append(Problem(f"checkpoints.keep is {wanted.get('keep')!r}; it must be from 1 to {MOST_KEPT}"))
+    if not copies:
+        problems.append(Problem(f"checkpoints.copies is {wanted.get('copies')!r}; it must be 1 or more"))
+    return Checkpointing(
+        _read(duration_ms, wanted["every"], "checkpoints.every", problems) if "every" in wanted else USUAL.every_ms,
+        keep,
+        copies,
+        str(wanted.get("metric", "")),
+        goal == "maximize",
     )
 
 

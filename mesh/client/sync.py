@@ -76,6 +76,7 @@ class MeshClient:
         timeout: float | str | None = None,
         env: Mapping[str, Any] | None = None,
         on_lost: str = "retry",
+        checkpoints: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> TaskFuture[T]:
         """Run ``function(*args, **kwargs)`` on some machine; returns at once with the future of its result.
@@ -83,7 +84,8 @@ class MeshClient:
         See :class:`~mesh.client.calls.Options` for the other parameters. Raises ``QuotaExceeded`` for arguments over
         1 MiB and ``InvalidSpec`` for wrong options.
         """
-        return self.submit_with(function, args, kwargs, Options(resources, priority, retries, timeout, env, on_lost))
+        options = Options(resources, priority, retries, timeout, env, on_lost, checkpoints)
+        return self.submit_with(function, args, kwargs, options)
 
     def submit_with(
         self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options

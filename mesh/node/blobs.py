@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 from mesh.blob.manifest import is_name, name, parse
@@ -48,17 +49,25 @@ def _enough(found: BlobFound, copies: int) -> bool:
     return found.enough and (1 + len(found.holders) >= copies or bool(found.why))
 
 
-class Held:
+class Lease:
+    """Keeps something in the store until it is released."""
+
+    def __init__(self, held: AbstractContextManager[None], loop: asyncio.AbstractEventLoop) -> None:
+        self._held, self._loop = held, loop
+
+    def release(self) -> None:
+        """At once for whoever asks; files that were doomed meanwhile go in a thread."""
+        self._loop.run_in_executor(None, self._held.__exit__, None, None, None)
+
+
+class Held(Lease):
     """A blob that stays in the store until it is released."""
 
     def __init__(
         self, manifest: bytes, directory: str, reading: AbstractContextManager[None], loop: asyncio.AbstractEventLoop
     ) -> None:
-        self.manifest, self.directory, self._reading, self._loop = manifest, directory, reading, loop
-
-    def release(self) -> None:
-        """At once for whoever asks; files that were doomed meanwhile go in a thread."""
-        self._loop.run_in_executor(None, self._reading.__exit__, None, None, None)
+        super().__init__(reading, loop)
+        self.manifest, self.directory = manifest, directory
 
 
 class NodeBlobs:
@@ -165,8 +174,11 @@ class NodeBlobs:
 
     async def keep(self, blob: BlobId, copies: int) -> Stored:
         await asyncio.to_thread(self._store.finish, blob)
+        return await self._spread(blob, copies, "")
+
+    async def _spread(self, blob: BlobId, copies: int, like: BlobId) -> Stored:
         # Held until it is where it should be: until then it is the least recently used one soon.
-        async with self._held(blob), self._seeking(blob, await self._declared(blob), copies) as sought:
+        async with self._held(blob), self._seeking(blob, await self._declared(blob), copies, like) as sought:
             while (found := sought.found) is None or not _enough(found, copies):
                 sought.news.clear()
                 await sought.news.wait()
@@ -207,6 +219,22 @@ class NodeBlobs:
                 yield data
 
     # What runners ask.
+
+    @property
+    def directory(self) -> Path:
+        return self._store.files.directory
+
+    async def writing(self) -> Lease:
+        writing = self._store.writing()
+        await asyncio.to_thread(writing.__enter__)
+        return Lease(writing, self._loop)
+
+    async def commit(self, manifest: bytes) -> tuple[BlobId, int]:
+        blob = await asyncio.to_thread(self._store.commit, manifest)
+        return blob, await self._declared(blob)
+
+    async def spread(self, blob: BlobId, copies: int, like: BlobId) -> str:
+        return (await self._spread(blob, copies, like)).why
 
     async def hold(self, blob: BlobId, damaged: bool) -> Held:
         if not is_name(blob):
@@ -286,15 +314,15 @@ class NodeBlobs:
                 await asyncio.shield(asyncio.to_thread(reading.__exit__, None, None, None))
 
     @asynccontextmanager
-    async def _seeking(self, blob: BlobId, size: int, copies: int) -> AsyncIterator[_Sought]:
+    async def _seeking(self, blob: BlobId, size: int, copies: int, like: BlobId = "") -> AsyncIterator[_Sought]:
         """The machine asks its leader meanwhile, for all who seek the same blob here: as many copies as any of them."""
         sought = self._sought.get(blob)
         if sought is None:
             sought = self._sought[blob] = _Sought(copies)
-            self._driver.post(BlobSought(blob, size, copies))
+            self._driver.post(BlobSought(blob, size, copies, like))
         elif copies > sought.copies:
             sought.copies = copies
-            self._driver.post(BlobSought(blob, size, copies))
+            self._driver.post(BlobSought(blob, size, copies, like))
         sought.users += 1
         try:
             yield sought

@@ -14,10 +14,11 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TypeAlias, TypeVar
 
+from mesh.core.checkpoints import best_of, of_task
 from mesh.core.copies import ONE
 from mesh.core.errors import NoLeader, NotFound
 from mesh.core.ids import AttemptId, JobId, NodeId, TaskId, job_of
-from mesh.core.lattice import FAILED, LOST, OFFERED, RELEASED, RUNNING, SUCCEEDED, Attempt, Task
+from mesh.core.lattice import FAILED, LOST, OFFERED, RELEASED, RUNNING, SUCCEEDED, Attempt, Checkpoint, Task
 from mesh.core.leader import OPEN
 from mesh.core.ledger import BROKEN, CANCELLED, DONE, FINAL, STATES, JobState, TaskState
 from mesh.core.machine import Machine
@@ -266,7 +267,27 @@ def _best(machine: Machine, state: JobState) -> Sliced[Document | None]:
         "task": name,
         "params": _params(winner),
         "metric": {"name": spec.metric, "value": value},
-        "checkpoint": None,
+        "checkpoint": _best_checkpoint(winner),
+    }
+
+
+def _best_checkpoint(state: TaskState) -> Document | None:
+    """Of its checkpoints the best by the job's metric; the newest where none has it."""
+    policy = _spec(state).shape.checkpoints
+    saved = of_task(state.tries, policy)
+    best = (best_of(saved, policy) if policy.metric else None) or next(iter(saved), None)
+    return None if best is None else _checkpoint(best)
+
+
+def _checkpoint(checkpoint: Checkpoint) -> Document:
+    return {
+        "blob": checkpoint.blob,
+        "run": checkpoint.run,
+        "step": checkpoint.step,
+        "attempt": checkpoint.attempt,
+        "size": checkpoint.size,
+        "metrics": _metrics(checkpoint.metrics),
+        "saved_at": _time(checkpoint.saved_ms),
     }
 
 
@@ -342,6 +363,7 @@ def task(machine: Machine, name: TaskId) -> Document:
         "priority": machine.leader.tasks.priority(spec)[0],
         "params": _params(state),
         "attempts": [_attempt(machine, a, state) for a in sorted(state.attempts.values(), key=_age)],
+        "checkpoints": [_checkpoint(each) for each in of_task(state.tries, spec.shape.checkpoints)],
         "result_digest": accepted.outcome.digest if accepted is not None else None,
         "metrics": metrics,
         "error": _error(state),
@@ -362,10 +384,17 @@ def _attempt(machine: Machine, attempt: Attempt, state: TaskState) -> Document:
         "accepted": accepted,
         "superseded": not accepted and attempt.id in (state.acceptances or {}),
         "reason": f"{outcome.code}: {outcome.message}".strip(": "),
-        "resumed_from": None,
+        "resumed_from": _resumed(attempt, state),
         "started_at": _time(outcome.started_ms),
         "finished_at": _time(outcome.finished_ms),
     }
+
+
+def _resumed(attempt: Attempt, state: TaskState) -> Document | None:
+    if not attempt.resumed:
+        return None
+    known = (checkpoint for each in state.tries for checkpoint in each.saved if checkpoint.blob == attempt.resumed)
+    return next(map(_checkpoint, known), {"blob": attempt.resumed})  # it may be kept no more
 
 
 def explain(machine: Machine, name: TaskId, now: float) -> Document:

@@ -8,6 +8,7 @@ from collections import deque
 from typing import Any
 
 from mesh.core.effects import Assignment
+from mesh.core.lattice import USUAL
 from mesh.core.work import COMMAND, Work
 from mesh.shell.runner_processes import Channel
 from mesh.task.frames import Row, encode
@@ -87,7 +88,7 @@ def begin_frame(lives: list[Live]) -> bytes:
                 blobs.setdefault(work.function, len(blobs)),
                 blobs.setdefault(work.arguments, len(blobs)),
                 work.cwd,
-                work.env,
+                _environment(live),
                 blobs.setdefault(work.params, len(blobs)),
                 work.metric,
                 live.cuda,
@@ -96,6 +97,11 @@ def begin_frame(lives: list[Live]) -> bytes:
             )
         )
     return encode({"op": "begin", "attempts": rows, "sizes": [len(blob) for blob in blobs]}, b"".join(blobs))
+
+
+def _environment(live: Live) -> tuple[tuple[str, str], ...]:
+    every = live.assignment.task.shape.checkpoints.every_ms
+    return live.work.env if every == USUAL.every_ms else (*live.work.env, ("MESH_CHECKPOINT_EVERY", f"{every / 1000}"))
 
 
 def stop_frame(lives: list[Live], number: int) -> bytes:

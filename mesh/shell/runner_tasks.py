@@ -1,5 +1,7 @@
 """The Unix socket at which running tasks report: JSON lines, authenticated by the secret of the attempt.
 
+Reports, and checkpoints: there as many bytes as ``size`` says follow a line, of a question or of an answer.
+
 Knows connections and secrets, not what an attempt is or what becomes of a report.
 """
 
@@ -13,9 +15,11 @@ import socket
 from pathlib import Path
 from typing import Any, Protocol
 
+from mesh.core.errors import MeshError
 from mesh.task.api import usable
 
 LINE_LIMIT = 1 << 16
+BODY_LIMIT = 64 << 20  # the manifest of 1.8 TB
 
 
 class Attempts(Protocol):
@@ -24,6 +28,7 @@ class Attempts(Protocol):
     def secret_of(self, attempt: str) -> str | None: ...
     def stop_asked(self, attempt: str) -> bool: ...
     def reported(self, attempt: str, metrics: dict[str, Any]) -> None: ...
+    async def checkpoint(self, attempt: str, message: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]: ...
 
 
 class TaskServer:
@@ -69,9 +74,12 @@ class TaskServer:
                 writer.write(b'{"stop":true}\n')
             writer.write(b'{"ok":true}\n')
             while (message := await self._line(reader)) is not None:
-                writer.write(self._answer(attempt, message))
+                if "checkpoint" in message:
+                    writer.write(await self._checkpoint(attempt, message, await self._body(reader, message)))
+                else:
+                    writer.write(self._answer(attempt, message))
                 await writer.drain()
-        except ConnectionError:
+        except (ConnectionError, asyncio.IncompleteReadError):
             return  # the process ended
         except (ValueError, RecursionError) as error:  # a line that is too long or no JSON object
             writer.write(json.dumps({"error": str(error)}).encode() + b"\n")
@@ -89,7 +97,7 @@ class TaskServer:
     def _answer(self, attempt: str, message: dict[str, Any]) -> bytes:
         metrics = message.get("report")
         if not isinstance(metrics, dict):
-            return b'{"error":"this meshd only understands report"}\n'
+            return b'{"error":"this meshd only understands report and checkpoint"}\n'
         if self._attempts.secret_of(attempt) is None:
             return b'{"error":"this attempt has ended"}\n'
         for name, value in metrics.items():
@@ -97,6 +105,20 @@ class TaskServer:
                 return json.dumps({"error": f"the value of {name} is not a number"}).encode() + b"\n"
         self._attempts.reported(attempt, {name: usable(value) for name, value in metrics.items()})
         return b'{"ok":true}\n'
+
+    async def _checkpoint(self, attempt: str, message: dict[str, Any], body: bytes) -> bytes:
+        try:
+            answer, rest = await self._attempts.checkpoint(attempt, message, body)
+        except MeshError as error:
+            return json.dumps({"error": type(error).__name__, "message": str(error)}).encode() + b"\n"
+        return json.dumps({"ok": True, **answer, "size": len(rest)}).encode() + b"\n" + rest
+
+    @staticmethod
+    async def _body(reader: asyncio.StreamReader, message: dict[str, Any]) -> bytes:
+        size = message.get("size", 0)
+        if not isinstance(size, int) or not 0 <= size <= BODY_LIMIT:
+            raise ValueError(f"{size!r:.80} bytes follow, it says; the limit is {BODY_LIMIT}")
+        return await reader.readexactly(size)
 
     @staticmethod
     async def _line(reader: asyncio.StreamReader) -> dict[str, Any] | None:

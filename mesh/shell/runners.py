@@ -30,9 +30,10 @@ from mesh.core.ids import AttemptId
 from mesh.core.lattice import FAILED, RELEASED, Outcome
 from mesh.core.reasons import size
 from mesh.core.work import Work
+from mesh.shell.runner_checkpoints import Checkpoints, Store
 from mesh.shell.runner_events import Teller
 from mesh.shell.runner_limits import Limits
-from mesh.shell.runner_objects import Holder, Objects
+from mesh.shell.runner_objects import Objects
 from mesh.shell.runner_processes import (
     KILL_AFTER,
     Channel,
@@ -50,6 +51,8 @@ from mesh.task.processes import LINUX, exit_words, send_signal
 
 SIGTERM, SIGKILL = 15, 9
 _CLOSING = ("drained", "meshd is stopping")
+RESUMED_LATER = ("drained", "paused")  # why attempts stop that go on from a checkpoint somewhere
+SAVE_GRACE = 30.0  # seconds that those have to save one more: 10 GB at 0.4 GB/s
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,9 @@ class RunnerOptions:
 class Runners:
     """The port that carries out BeginAttempts and StopAttempts. Construct and use it on the loop.
 
-    ``emit`` takes events, in the loop, never from within a call; ``decode`` reads a task's payload; ``holder`` has the
-    objects that functions are given by reference. The caller holds the state directory: two of these on one would kill
-    each other's tasks.
+    ``emit`` takes events, in the loop, never from within a call; ``decode`` reads a task's payload; ``store`` has the
+    objects that functions are given by reference, and takes checkpoints. The caller holds the state directory: two of
+    these on one would kill each other's tasks.
 
     Raises:
         ValueError: the mode is unknown, or not for this system.
@@ -89,7 +92,7 @@ class Runners:
         emit: Callable[[Event], None],
         decode: Callable[[bytes], Work],
         now_ms: Callable[[], int],
-        holder: Holder,
+        store: Store,
     ) -> None:
         self._options, self._decode, self._now_ms = options, decode, now_ms
         self._loop = asyncio.get_running_loop()
@@ -113,7 +116,8 @@ class Runners:
         self._limits = Limits(self._running, self._launcher.pid, self._exceed, options.poll)
         self._resting: asyncio.TimerHandle | None = None
         self._discards: set[asyncio.Future[None]] = set()
-        self._objects = Objects(holder)
+        self._objects = Objects(store)
+        self._checkpoints = Checkpoints(store, emit, now_ms)
         self._none_live = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
 
@@ -181,6 +185,7 @@ class Runners:
             if slot.runner is not None:
                 self._leave(slot.runner)
         await self._objects.close()
+        await self._checkpoints.close()
         await self._launcher.close()
         await self._server.close()
         if self._resting is not None:
@@ -213,6 +218,12 @@ class Runners:
             return
         live.metrics = (live.metrics or {}) | metrics
         self._teller.progressed(attempt)
+
+    async def checkpoint(self, attempt: str, message: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+        live = self._live.get(attempt)
+        if live is None or live is not live.slot.running():
+            raise ValueError("this attempt has ended")
+        return await self._checkpoints.answer(live, message, body)
 
     # -- runners
 
@@ -322,7 +333,12 @@ class Runners:
         told = dumps(live.metrics) if live.metrics else b""
         outcome = Outcome(code, message, detail, result, digest, told, started_ms, finished_ms, micros)
         self._forget(live)
-        self._teller.ended(attempt, phase, outcome)
+        self._tell_ended(live, phase, outcome)
+
+    def _tell_ended(self, live: Live, phase: int, outcome: Outcome) -> None:
+        """Once its checkpoints are complete, unless nobody goes on from them or meshd has no time for it."""
+        hurry = outcome.code == "recalled" or self._closing is not None
+        self._checkpoints.ended(live.id, lambda: self._teller.ended(live.id, phase, outcome), hurry=hurry)
 
     def _on_died(self, name: str, status: int) -> None:
         slot = self._by_runner.pop(name)
@@ -387,7 +403,8 @@ class Runners:
             assert slot.runner is not None
             slot.runner.channel.send(stop_frame(lives, SIGTERM))
             if (running := slot.running()) in lives:
-                self._press(running, grace)
+                to_save = how[1] in RESUMED_LATER and self._checkpoints.used(running.id)
+                self._press(running, max(grace, SAVE_GRACE) if to_save else grace)
 
     def _press(self, live: Live, grace: float) -> None:
         """The runner has been sent a stop of what it runs; see that it is obeyed."""
@@ -431,9 +448,7 @@ class Runners:
         now = self._now_ms()
         metrics = dumps(live.metrics) if live.metrics else b""
         began = live.began_ms or now
-        self._teller.ended(
-            live.id, phase, Outcome(code, message, "", b"", "", metrics, began, now, (now - began) * 1000)
-        )
+        self._tell_ended(live, phase, Outcome(code, message, "", b"", "", metrics, began, now, (now - began) * 1000))
 
     def _forget(self, live: Live) -> None:
         del self._live[live.id]

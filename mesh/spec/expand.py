@@ -97,6 +97,7 @@ def expand(
         retries=options.retries,
         timeout_ms=options.timeout_ms,
         hold=options.hold,
+        checkpoints=options.checkpoints._replace(metric=sweep.metric, maximize=sweep.maximize),
     )
     work = Work(COMMAND, cwd=folder if files else sweep.directory, env=options.env, metric=sweep.metric, files=files)
     job = Job(

@@ -8,12 +8,23 @@ from dataclasses import dataclass
 
 import yaml
 
-from mesh.core.lattice import Resources, Retries
+from mesh.core.checkpoints import MOST_KEPT
+from mesh.core.lattice import USUAL, Checkpointing, Resources, Retries
 from mesh.spec.reader import BAD, Reader, close_to, show
 from mesh.spec.units import duration_ms, size
 
-_KEYS = ("priority", "resources", "retries", "timeout", "on_lost", "max_parallel", "files", "env", "search")
-_NOT_BUILT = ("checkpoints",)
+_KEYS = (
+    "priority",
+    "resources",
+    "retries",
+    "timeout",
+    "on_lost",
+    "max_parallel",
+    "files",
+    "env",
+    "checkpoints",
+    "search",
+)
 _RESOURCES = ("cpus", "memory", "gpus", "gpu_memory", "device", "labels", "profile")
 _DEVICES = ("any", "cpu", "cuda", "mps")
 _RETRIES = ("max", "backoff", "factor", "max_delay", "not_on")
@@ -33,6 +44,7 @@ class Options:
     files: str = ""  # the directory to be shipped, as it is written: relative to the file's own; empty: none
     env: tuple[tuple[str, str], ...] = ()
     hold: bool = False  # on_lost: hold
+    checkpoints: Checkpointing = USUAL  # its metric is the sweep's
     seed: int | None = None  # of random search; None: the job's id
 
 
@@ -41,7 +53,7 @@ def read_options(reader: Reader, node: yaml.Node, method: str) -> Options:
     if _is_null(node):
         return Options()
     entries = reader.mapping(node, "mesh")
-    reader.only(entries, _KEYS, "mesh", _NOT_BUILT)
+    reader.only(entries, _KEYS, "mesh")
     nodes = {name: entry.value for name, entry in entries.items()}
     return Options(
         priority=_integer(reader, nodes, "mesh.priority", 1, 10, 5),
@@ -52,6 +64,7 @@ def read_options(reader: Reader, node: yaml.Node, method: str) -> Options:
         files=_read_files(reader, nodes["files"]) if "files" in nodes else "",
         env=_read_env(reader, nodes["env"]) if "env" in nodes else (),
         hold="on_lost" in nodes and _read_on_lost(reader, nodes["on_lost"]),
+        checkpoints=_read_checkpoints(reader, nodes["checkpoints"]) if "checkpoints" in nodes else USUAL,
         seed=_read_search(reader, nodes["search"], method) if "search" in nodes else None,
     )
 
@@ -201,6 +214,19 @@ def _read_not_on(reader: Reader, node: yaml.Node) -> tuple[str, ...]:
     items = reader.items(node, "mesh.retries.not_on") or []
     texts = [reader.text(item, "mesh.retries.not_on") for item in items]
     return tuple(text for text in texts if text is not None)
+
+
+def _read_checkpoints(reader: Reader, node: yaml.Node) -> Checkpointing:
+    if _is_null(node):
+        return USUAL
+    entries = reader.mapping(node, "mesh.checkpoints")
+    reader.only(entries, ("every", "keep", "copies"), "mesh.checkpoints")
+    nodes = {name: entry.value for name, entry in entries.items()}
+    return Checkpointing(
+        every_ms=_unit(reader, nodes, "mesh.checkpoints.every", duration_ms, USUAL.every_ms),
+        keep=_integer(reader, nodes, "mesh.checkpoints.keep", 1, MOST_KEPT, USUAL.keep),
+        copies=_integer(reader, nodes, "mesh.checkpoints.copies", 1, LARGEST_COUNT, USUAL.copies),
+    )
 
 
 def _read_env(reader: Reader, node: yaml.Node) -> tuple[tuple[str, str], ...]:

@@ -217,6 +217,8 @@ def test_tasks_and_task(meshctl: Meshctl, job: str) -> None:
     assert "params    lr=0.01 model.depth=2\n" in text
     assert "error\n  exit 1:" in text
     assert "ATTEMPT" in text
+    assert "  step 7  " in text, "what the attempt went on from"
+    assert f"{'0f' * 32}  7     3 MiB  loss=0.5" in text
     assert meshctl("task", failed["id"], "-o", "json").json == failed
 
 

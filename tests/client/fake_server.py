@@ -28,6 +28,10 @@ from mesh.wire.client import JobCounts, TaskResult, decode_submit, encode_watche
 from mesh.wire.work import decode_work
 
 NODE = "50-01JZ0000000000000000000000"
+CHECKPOINT = {
+    "blob": "0f" * 32, "run": 1, "step": 7, "attempt": "", "size": 3 << 20, "metrics": {"loss": 0.5},
+    "saved_at": "2025-01-01T00:00:01.000Z",
+}  # fmt: skip
 PEERS = [
     {
         "id": NODE,
@@ -367,7 +371,7 @@ class FakeMesh(services.ClientServicer):
             "term": 3,
             "state": self._state(task),
             "reason": "",
-            "resumed_from": None,
+            "resumed_from": CHECKPOINT,
             "started_at": "2025-01-01T00:00:00.000Z",
             "finished_at": "2025-01-01T00:00:01.500Z",
         }
@@ -381,6 +385,7 @@ class FakeMesh(services.ClientServicer):
             "attempts": [attempt] if result else [],
             "result_digest": None,
             "metrics": json.loads(result.metrics) if result and result.metrics else {},
+            "checkpoints": [{**CHECKPOINT, "attempt": attempt["id"]}] if result else [],
             "error": f"{result.code}: {result.message}" if result and result.state == "failed" else None,
         }
 

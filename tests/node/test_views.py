@@ -13,7 +13,20 @@ from mesh.core import events as ev
 from mesh.core.errors import NoLeader, NotFound
 from mesh.core.identity import Me
 from mesh.core.ids import Claim
-from mesh.core.lattice import FAILED, SUCCEEDED, Acceptance, Attempt, Job, Outcome, Resources, Retries, Shape, Task
+from mesh.core.lattice import (
+    FAILED,
+    SUCCEEDED,
+    Acceptance,
+    Attempt,
+    Checkpoint,
+    Checkpointing,
+    Job,
+    Outcome,
+    Resources,
+    Retries,
+    Shape,
+    Task,
+)
 from mesh.core.machine import Machine
 from mesh.core.messages import Cursor, Device, Offer, Pull
 from mesh.core.params import Params
@@ -32,6 +45,7 @@ PEER_FIELDS = {
 }  # fmt: skip
 TASK_FIELDS = {
     "id", "job", "state", "reason", "priority", "params", "attempts", "result_digest", "metrics", "error",
+    "checkpoints",
 }  # fmt: skip
 
 
@@ -151,6 +165,30 @@ def test_a_task_from_pending_to_done() -> None:
     assert (attempt["node"], attempt["node_name"]) == (NODE, "one")
     assert (attempt["started_at"], attempt["finished_at"]) == ("1970-01-01T00:00:01.000Z", "1970-01-01T00:00:02.500Z")
     json.dumps([document, done])
+
+
+def test_a_task_shows_its_checkpoints_and_from_which_one_an_attempt_went_on() -> None:
+    node = Node()
+    node.submit(1, shape=Shape(retries=Retries(1, 0), checkpoints=Checkpointing(metric="loss")), metric="loss")
+    first = node.begun[0].attempt
+    for step, loss in ((4, 0.25), (5, 0.5)):
+        metrics = json.dumps({"loss": loss}).encode()
+        node.step(ev.AttemptSaved(Checkpoint(1, step, first, step, f"{step:064x}", 10, metrics, 3_000)))
+    node.end(FAILED, code="ValueError")
+    node.now += 1
+    node.step(ev.Ticked())
+    assert [checkpoint.step for checkpoint in node.begun[0].resume] == [5, 4]
+    node.step(ev.AttemptResumed(node.begun[0].attempt, f"{5:064x}"))
+    document = views.task(node.machine, "j.0")
+    newest = {
+        "blob": f"{5:064x}", "run": 1, "step": 5, "attempt": first, "size": 10, "metrics": {"loss": 0.5},
+        "saved_at": "1970-01-01T00:00:03.000Z",
+    }  # fmt: skip
+    assert document["checkpoints"][0] == newest
+    assert [attempt["resumed_from"] for attempt in document["attempts"]] == [None, newest]
+    node.end(metrics=b'{"loss": 0.5}')
+    best = whole(views.job(node.machine, "j"))["best"]
+    assert (best["checkpoint"]["step"], best["checkpoint"]["metrics"]) == (4, {"loss": 0.25})
 
 
 def test_of_two_successes_it_says_which_is_accepted_and_which_was_superseded() -> None:

@@ -6,15 +6,18 @@ import asyncio
 import pickle
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 import psutil
 
+from mesh.blob.files import ChunkFiles
+from mesh.blob.manifest import name, parse
 from mesh.core.effects import Assignment, BeginAttempts, StopAttempts
 from mesh.core.events import AttemptsBegan, AttemptsEnded, AttemptsProgressed, Event
-from mesh.core.lattice import Outcome, Shape, Task
+from mesh.core.lattice import USUAL, Checkpoint, Checkpointing, Outcome, Shape, Task
 from mesh.core.work import CALL, COMMAND, FUNCTION, Work
 from mesh.shell.runners import RunnerOptions, Runners
 
@@ -37,7 +40,28 @@ def call(target: str, arguments: bytes = b"{}", **fields: Any) -> Work:
     return Work(CALL, target=target, arguments=arguments, **fields)
 
 
+@dataclass
+class Leased:
+    of: Harness
+
+    def release(self) -> None:
+        self.of.writers -= 1
+
+
+class Whole:
+    """A blob that the node has."""
+
+    def __init__(self, manifest: bytes, directory: str) -> None:
+        self.manifest, self.directory = manifest, directory
+        self.holds = 0
+
+    def release(self) -> None:
+        self.holds -= 1
+
+
 class Harness:
+    """Runners, and the store that they ask."""
+
     def __init__(self, state: Path, mode: str = "", **options: Any) -> None:
         self.state = state
         self.ended: dict[str, tuple[int, Outcome]] = {}
@@ -50,6 +74,12 @@ class Harness:
         self._tasks: set[asyncio.Task[None]] = set()
         self._number = 0
         self.objects: dict[str, Any] = {}
+        self.files = ChunkFiles(state / "blobs")
+        self.directory = self.files.directory
+        self.writers = 0
+        self.spread_to: list[tuple[str, int, str]] = []  # blobs that began to be copied, to how many, like which
+        self.copied = asyncio.Event()  # copies are made from now on
+        self.copied.set()
         self.runners = Runners(
             RunnerOptions(state, "50-NODE", "here", mode, **options),
             self._emit,
@@ -63,7 +93,27 @@ class Harness:
         held = self.objects.get(f"{blob}!", self.objects[blob]) if damaged else self.objects[blob]
         if isinstance(held, Exception):
             raise held
+        if isinstance(held, Whole):
+            held.holds += 1
         return held
+
+    async def writing(self) -> Leased:
+        self.writers += 1
+        return Leased(self)
+
+    async def commit(self, manifest: bytes) -> tuple[str, int]:
+        blob = name(manifest)
+        what = parse(manifest, blob)
+        for chunk in what.chunks:
+            self.files.read(chunk)
+        self.objects[blob] = Whole(manifest, str(self.directory))
+        return blob, what.size
+
+    async def spread(self, blob: str, copies: int, like: str) -> str:
+        self.spread_to.append((blob, copies, like))
+        await self._notify()
+        await self.copied.wait()
+        return ""
 
     def _emit(self, event: Event) -> None:
         assert not self._inside, "emitted from within a call"
@@ -94,14 +144,16 @@ class Harness:
         memory: int = 0,
         timeout_ms: int = 0,
         millicpus: int = 1000,
+        checkpoints: Checkpointing = USUAL,
+        resume: tuple[Checkpoint, ...] = (),
     ) -> list[str]:
         assignments = []
         for work in works:
             self._number += 1
             attempt = f"1.50-NODE.LIFE.{self._number}"
-            shape = Shape(timeout_ms=timeout_ms)
+            shape = Shape(timeout_ms=timeout_ms, checkpoints=checkpoints)
             task = Task(f"task-{self._number}", "job-1", self._number, "", shape, pickle.dumps(work))
-            assignments.append(Assignment(attempt, task, devices, memory, millicpus))
+            assignments.append(Assignment(attempt, task, devices, memory, millicpus, 1, resume))
         self._inside = True
         self.runners.begin(BeginAttempts(slot, tuple(assignments)))
         self._inside = False

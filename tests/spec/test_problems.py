@@ -40,7 +40,7 @@ def test_every_error_of_a_file_comes_in_one_go_with_its_place_and_in_order() -> 
           resources: {cpu: 2, memory: 4 potatoes}
           retries: {max: 3, backoff: soon}
           on_lost: wait
-          checkpoints: {every: 60s}
+          checkpoints: {evry: 60s, keep: 0}
           files: ""
         """
     ) == [
@@ -69,7 +69,8 @@ def test_every_error_of_a_file_comes_in_one_go_with_its_place_and_in_order() -> 
             "write it like 250ms, 30s, 5m, 6h or a number of seconds"
         ),
         "20:12: mesh.on_lost must be retry or hold, not 'wait'",
-        "21:3: not built yet: mesh.checkpoints",
+        "21:17: unknown key 'evry' in mesh.checkpoints; did you mean 'every'?",
+        "21:34: mesh.checkpoints.keep must be a whole number from 1 to 100, not 0",
         "22:10: mesh.files must be text, not nothing",
     ]
 
@@ -90,7 +91,6 @@ def test_the_message_names_the_file_and_counts() -> None:
         ("controller: {type: local}", "5:1", "not built yet: controller"),
         ("job: a", "5:1", "not built yet: job"),
         ("image_uri: a", "5:1", "not built yet: image_uri"),
-        ("mesh: {checkpoints: {every: 60s}}", "5:8", "not built yet: mesh.checkpoints"),
         ("mesh: {env: {python: '3.11'}}", "5:14", "not built yet: mesh.env.python"),
         ("mesh: {env: {requirements: r.txt}}", "5:14", "not built yet: mesh.env.requirements"),
         ("mesh: {search: {engine: optuna}}", "5:17", "not built yet: mesh.search.engine"),
