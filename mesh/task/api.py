@@ -3,9 +3,6 @@
 A program started by a command finds its attempt in the environment and talks to meshd's Unix socket with the secret
 of that attempt. In a runner the attempt is entered directly and reports go the way the result goes, so that they
 cannot arrive after it; a process that a function forked falls back to the socket.
-
-The socket speaks JSON lines. First ``{"attempt", "secret"}``; then each ``{"report": {...}}`` is answered by
-``{"ok": true}`` or ``{"error": "..."}``, and ``{"stop": CODE}`` may come at any time.
 """
 
 from __future__ import annotations
@@ -14,16 +11,14 @@ import json
 import math
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
-from mesh.core.errors import MeshError
+from mesh.task.line import Line, from_environment
 
 Metrics: TypeAlias = dict[str, int | float | None]
-
-ANSWER_TIMEOUT = 30.0  # meshd answers in under a millisecond; a suspended machine or a debugger may hold it up
 
 
 class Current:
@@ -43,75 +38,6 @@ class Current:
         if self._params is None:
             self._params = json.loads(self._params_text)
         return self._params
-
-
-class Line:
-    """This process's connection to meshd, made when first needed."""
-
-    def __init__(self, path: str, attempt: str, secret: str) -> None:
-        self._path, self._attempt, self._secret = path, attempt, secret
-        self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
-        self._rest = b""
-        self.stop_asked = False
-
-    def send(self, metrics: Metrics) -> None:
-        """Report, and return once meshd has it."""
-        with self._lock:
-            connection = self._connected()
-            connection.sendall(json.dumps({"report": metrics}).encode() + b"\n")
-            self._answer(connection)
-
-    def poll(self) -> None:
-        """Read what meshd sent by itself."""
-        with self._lock:
-            connection = self._connected()
-            connection.setblocking(False)
-            try:
-                while data := connection.recv(4096):
-                    self._take(data)
-            except BlockingIOError:
-                pass  # all is read
-            finally:
-                connection.settimeout(ANSWER_TIMEOUT)
-
-    def _connected(self) -> socket.socket:
-        if self._socket is None:
-            connection = socket.socket(socket.AF_UNIX)
-            connection.settimeout(ANSWER_TIMEOUT)
-            try:
-                connection.connect(self._path)
-                connection.sendall(json.dumps({"attempt": self._attempt, "secret": self._secret}).encode() + b"\n")
-                self._answer(connection)
-            except OSError as error:
-                connection.close()
-                raise MeshError("this task cannot reach its meshd", f"{self._path}: {error}") from error
-            except MeshError:
-                connection.close()
-                raise
-            self._socket = connection
-        return self._socket
-
-    def _answer(self, connection: socket.socket) -> None:
-        while True:
-            try:
-                data = connection.recv(4096)
-            except TimeoutError as error:
-                raise MeshError("meshd did not answer this task", f"waited {ANSWER_TIMEOUT:.0f} s") from error
-            if not data:
-                raise MeshError("meshd closed the line of this task", "it stopped, or this attempt has ended")
-            for message in self._take(data):
-                if "error" in message:
-                    raise MeshError("meshd refused this task's report", message["error"])
-                if message.get("ok"):
-                    return
-
-    def _take(self, data: bytes) -> list[dict[str, Any]]:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        messages = [json.loads(line) for line in lines]
-        if any("stop" in message for message in messages):
-            self.stop_asked = True
-        return messages
 
 
 _entered: Current | None = None
@@ -135,32 +61,39 @@ def _current() -> tuple[Current, Line | None]:
         return _entered, None
     if _from_environment is None or _from_environment[0].pid != pid:  # a forked process needs a line of its own
         get = os.environ.get
-        line = None
-        if path := get("MESH_TASK_SOCKET"):
-            line = Line(path, get("MESH_ATTEMPT", ""), get("MESH_TASK_SECRET", ""))
+        line = from_environment()
         _from_environment = (
             Current(
                 get("MESH_TASK_ID", ""),
                 get("MESH_ATTEMPT", ""),
                 get("MESH_NODE", ""),
                 get("MESH_PARAMS", "{}"),
-                line.send if line else _print,
+                _print if line is None else partial(_tell, line),
             ),
             line,
         )
     return _from_environment
 
 
+def _tell(line: Line, metrics: Metrics) -> None:
+    line.ask({"report": metrics})  # answered once meshd has it
+
+
 def _print(metrics: Metrics) -> None:
     print(json.dumps(metrics), flush=True)
 
 
-def _number(name: str, value: Any) -> int | float | None:
+def number(value: Any) -> int | float | None:
+    """A number of any library as one of Python's, or None where no float can hold it.
+
+    Raises:
+        TypeError: it is no number.
+    """
     item = getattr(value, "item", None)  # numpy and torch scalars
     if item is not None:
         value = item()
     if not isinstance(value, int | float):
-        raise TypeError(f"task.report({name}=...) takes a number, not {type(value).__name__}")
+        raise TypeError(f"a number, not {type(value).__name__}")
     return usable(int(value) if isinstance(value, bool) else value)
 
 
@@ -179,7 +112,14 @@ def report(**metrics: Any) -> None:
         TypeError: a value is not a number.
         MeshError: meshd cannot be reached, or the attempt has ended.
     """
-    current().send({name: _number(name, value) for name, value in metrics.items()})
+    current().send({name: _reported(name, value) for name, value in metrics.items()})
+
+
+def _reported(name: str, value: Any) -> int | float | None:
+    try:
+        return number(value)
+    except TypeError as error:
+        raise TypeError(f"task.report({name}=...) takes {error}") from None
 
 
 def should_stop() -> bool:
@@ -202,20 +142,3 @@ def should_stop() -> bool:
 
 def _on_sigterm(number: int, frame: object) -> None:
     current().stop_asked = True
-
-
-class _Checkpoint:
-    """Refused by name until checkpoints are built."""
-
-    def save(self, state: object, *, step: int = 0, metrics: dict[str, float] | None = None) -> NoReturn:
-        _not_built("task.checkpoint.save")
-
-    def load(self, default: object = None) -> NoReturn:
-        _not_built("task.checkpoint.load")
-
-
-def _not_built(name: str) -> NoReturn:
-    raise MeshError(f"{name} is not built yet", "", "write to MESH_OUTPUT_DIR for now; it stays on this node")
-
-
-checkpoint = _Checkpoint()

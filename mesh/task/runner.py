@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from mesh.blob.manifest import Manifest, parse
 from mesh.blob.objects import Ref, load
 from mesh.core.errors import BlobCorrupt, BlobMissing, MeshError, QuotaExceeded, error_named
-from mesh.core.lattice import FAILED, RELEASED
+from mesh.core.lattice import FAILED, RELEASED, SUCCEEDED
 from mesh.core.work import COMMAND
-from mesh.task import api
+from mesh.task import api, checkpoints
 from mesh.task.commands import Command
 from mesh.task.frames import READ_BYTES, FrameReader, Row, encode
 from mesh.task.functions import Ended, Functions, Stopped, failed, succeeded
@@ -273,11 +273,23 @@ class Runner:
         except BaseException as error:  # noqa: BLE001  whatever a function raises is its outcome
             self._in_function = False
             ended = failed(error)
+        ended = self._saved(ended)
         if os.getpid() != pid:
             os._exit(0)  # a child that the function forked and that returned into its parent's code
         self._current = None
         api.enter(None)
         self._after_call(row.attempt, current)
+        return ended
+
+    @staticmethod
+    def _saved(ended: Ended) -> Ended:
+        """Once its last checkpoint is written; a function that lost it has not succeeded."""
+        try:
+            checkpoints.finish()
+        except Exception as error:  # noqa: BLE001  whatever it is, it is an outcome of the function
+            if ended.phase == SUCCEEDED:
+                return failed(error)
+            os.write(2, f"{checkpoints.lost(error)}\n".encode())  # the function may have closed sys.stderr
         return ended
 
     def _fetch(self, attempt: str, ref: Ref) -> Any:
