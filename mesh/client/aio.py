@@ -16,6 +16,7 @@ from mesh.client import blobs, chunks
 from mesh.client.address import Finder
 from mesh.client.calls import CHUNK, Calls, Options, chunk_call
 from mesh.client.channel import PATIENCE, Channel
+from mesh.client.environment import environment_of
 from mesh.client.feed import Feed
 from mesh.client.functions import dumps_beside
 from mesh.client.futures import TaskFuture
@@ -101,7 +102,8 @@ class AsyncMeshClient:
     ) -> TaskFuture[T]:
         """As :meth:`submit`, where the function has parameters of the same names as the options."""
         shape = self._calls.check(function, options)
-        payload = self._calls.payload(self._calls.pickle(function), args, kwargs)
+        environment = environment_of(options.env)
+        payload = self._calls.payload(self._calls.pickle(function), args, kwargs, environment)
         return self.feed(options.priority).add(shape, payload)
 
     async def map(
@@ -136,14 +138,15 @@ class AsyncMeshClient:
     ) -> chunks.Mapping:
         """What :meth:`map` iterates; the synchronous client iterates the same."""
         shape = self._calls.check(function, options)
+        environment = environment_of(options.env)
         pickled = self._calls.pickle(function)
         add = self.feed(options.priority).add
 
         def send_one(arguments: tuple[Any, ...]) -> TaskFuture[Any]:
-            return add(shape, self._calls.payload(pickled, arguments, {}))
+            return add(shape, self._calls.payload(pickled, arguments, {}, environment))
 
         def send_chunk(calls: list[tuple[Any, ...]]) -> TaskFuture[Any]:
-            return add(shape, self._calls.payload(CHUNK, *chunk_call(pickled, calls)))
+            return add(shape, self._calls.payload(CHUNK, *chunk_call(pickled, calls), environment))
 
         return chunks.Mapping(send_one, send_chunk, zip(*iterables, strict=False), chunksize, window)
 

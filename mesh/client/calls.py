@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from mesh.client.chunks import run_chunk
+from mesh.client.environment import Environment
 from mesh.client.functions import LIMIT, Functions, dumps, kind_of
 from mesh.client.options import Wanted, check_priority, function_shape
-from mesh.core.errors import NotBuilt, QuotaExceeded
+from mesh.core.errors import QuotaExceeded
 from mesh.core.lattice import Shape
 from mesh.core.work import FUNCTION, Work
 from mesh.wire.work import encode_work
@@ -22,10 +23,12 @@ class Options(NamedTuple):
     ``resources``: ``cpus`` and ``gpus`` (numbers), ``memory`` and ``gpu_memory`` (bytes, or ``"4GiB"``), ``device``
     (any, cpu, cuda, mps), ``labels``; or a list of alternatives. ``priority``: 1 to 10, higher first. ``retries``:
     further attempts after a failure, or a mapping with ``max, backoff, factor, max_delay, not_on``. ``timeout``:
-    seconds (or ``"6h"``) that one attempt may run. ``on_lost``: ``"hold"`` where it must never run twice: then a task
-    whose machine is lost waits for it, or for a person (``meshctl retry TASK --force``). ``checkpoints``: a mapping
-    with ``every`` (seconds, or ``"5m"``), ``keep`` (so many of the newest) and ``copies`` (nodes that shall have each),
-    and ``metric`` (its name) and ``goal`` (minimize, maximize), by which the best one is kept too.
+    seconds (or ``"6h"``) that one attempt may run. ``env``: ``requirements``, a list of lines as pip reads them, which
+    each machine installs once into an environment of their own; ``vars``, variables. ``on_lost``: ``"hold"`` where it
+    must never run twice: then a task whose machine is lost waits for it, or for a person (``meshctl retry TASK
+    --force``). ``checkpoints``: a mapping with ``every`` (seconds, or ``"5m"``), ``keep`` (so many of the newest) and
+    ``copies`` (nodes that shall have each), and ``metric`` (its name) and ``goal`` (minimize, maximize), by which the
+    best one is kept too.
     """
 
     resources: Wanted = None
@@ -45,13 +48,9 @@ class Calls:
         self._shapes: dict[Any, Shape] = {}
 
     def check(self, function: Callable[..., Any], options: Options) -> Shape:
-        """The shape of this function's tasks. Raises ``InvalidSpec`` for wrong options, ``NotBuilt`` for some."""
+        """The shape of this function's tasks. Raises ``InvalidSpec`` for wrong options."""
         if not callable(function):
             raise TypeError(f"{function!r} is not a function")
-        if options.env is not None:
-            raise NotBuilt(
-                "env= is not built yet", "tasks run in meshd's own environment", "install what they need there"
-            )
         check_priority(options.priority)
         kind = kind_of(function)
         key = (
@@ -70,7 +69,9 @@ class Calls:
     def pickle(self, function: Callable[..., Any]) -> bytes:
         return self._functions.dumps(function)
 
-    def payload(self, function: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    def payload(
+        self, function: bytes, args: tuple[Any, ...], kwargs: dict[str, Any], environment: Environment
+    ) -> bytes:
         """Raises ``QuotaExceeded`` where function and arguments are too large to travel inside a task."""
         arguments = dumps((args, kwargs))
         total = len(function) + len(arguments)
@@ -80,7 +81,10 @@ class Calls:
                 f"function {len(function):,}, arguments {len(arguments):,}",
                 "put larger data once, client.put(value), and pass what it returns; or pass a path",
             )
-        return encode_work(Work(FUNCTION, function=function, arguments=arguments))
+        requirements, variables = environment
+        return encode_work(
+            Work(FUNCTION, function=function, arguments=arguments, env=variables, requirements=requirements)
+        )
 
 
 CHUNK = dumps(run_chunk)

@@ -39,7 +39,7 @@ def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> Sweep:
         raise InvalidSpec(f"{path} is not UTF-8 text", (Problem("a byte that is not UTF-8", line, 1),)) from error
     where = path.absolute()
     try:
-        sweep = parse(text, str(where), overrides)
+        sweep = parse(text, str(where), overrides, _load)
     except InvalidSpec as error:
         # All errors in one go: the program is looked for even where the rest of the file is wrong.
         written = _PROGRAM.search(text)
@@ -49,6 +49,10 @@ def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> Sweep:
     if missing := _missing_program(sweep.program, Path(sweep.directory), text):
         raise _invalid(path, missing)
     return sweep
+
+
+def _load(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8")
 
 
 _PROGRAM = re.compile(r"""^program\s*:\s*(?P<quote>["']?)(?P<program>[^"'#\n]+?)(?P=quote)\s*(?:#.*)?$""", re.MULTILINE)

@@ -31,3 +31,4 @@ class Work(NamedTuple):
     params: bytes = b"{}"  # JSON object: what `tasks` shows and `task.params` returns
     metric: str = ""  # the JSON lines of stdout that hold this name are metrics; empty: every JSON object line
     files: str = ""  # a blob: the directory that is shipped with it, in which ``cwd`` is a relative path
+    requirements: str = ""  # what its Python must have installed, as pip reads it; empty: meshd's own Python will do

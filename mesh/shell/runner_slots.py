@@ -93,6 +93,7 @@ def begin_frame(lives: list[Live]) -> bytes:
                 work.metric,
                 live.cuda,
                 max(1, live.assignment.millicpus // 1000),
+                blobs.setdefault(work.requirements.encode(), len(blobs)),
                 work.files,
             )
         )

@@ -4,8 +4,8 @@ Arguments stay a list from here to exec, so no value can break another's quoting
 as with Weights & Biases; only ``${envvar:NAME}`` may stand inside one. Inserted text is never searched for macros.
 
 ``${interpreter}`` and ``${args_json_file}`` stay in the list as items of their own: only the node that runs the
-attempt knows its Python and can write a file, so its runner replaces them (by its ``sys.executable``, and by the path
-of a file that holds the attempt's parameters as JSON).
+attempt knows its Python and can write a file, so its runner replaces them (by the Python of the task's environment,
+which is meshd's own where nothing is required, and by the path of a file that holds the attempt's parameters as JSON).
 """
 
 from __future__ import annotations

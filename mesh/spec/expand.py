@@ -93,13 +93,21 @@ def expand(
     shape = Shape(
         alternatives=options.alternatives,
         kind=commands.kind_of(sweep.program, filled),
+        python=options.python,
         cwd="" if files else sweep.directory,
         retries=options.retries,
         timeout_ms=options.timeout_ms,
         hold=options.hold,
         checkpoints=options.checkpoints._replace(metric=sweep.metric, maximize=sweep.maximize),
     )
-    work = Work(COMMAND, cwd=folder if files else sweep.directory, env=options.env, metric=sweep.metric, files=files)
+    work = Work(
+        COMMAND,
+        cwd=folder if files else sweep.directory,
+        env=options.env,
+        metric=sweep.metric,
+        files=files,
+        requirements=options.requirements,
+    )
     job = Job(
         id=job_id,
         digest="",
@@ -147,7 +155,9 @@ def _tasks(
 
 
 def _common(work: Work, shape: Shape) -> tuple[Any, ...]:
-    return (work.kind, work.cwd, work.env, work.metric, shape, *([work.files] if work.files else []))
+    shipped = [work.files] if work.files else []
+    installed = [("requirements", work.requirements)] if work.requirements else []
+    return (work.kind, work.cwd, work.env, work.metric, shape, *shipped, *installed)
 
 
 def _canonical(value: Any) -> bytes:

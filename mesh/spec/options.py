@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ import yaml
 
 from mesh.core.checkpoints import MOST_KEPT
 from mesh.core.lattice import USUAL, Checkpointing, Resources, Retries
+from mesh.spec.environment import Load, python_problem, requirements_of_file, variable_problem
 from mesh.spec.reader import BAD, Reader, close_to, show
 from mesh.spec.units import duration_ms, size
 
@@ -43,18 +44,21 @@ class Options:
     max_parallel: int = 0  # 0: as many as fit
     files: str = ""  # the directory to be shipped, as it is written: relative to the file's own; empty: none
     env: tuple[tuple[str, str], ...] = ()
+    python: str = ""  # the minor version; empty: whichever meshd has
+    requirements: str = ""  # what is to be installed, one requirement per line
     hold: bool = False  # on_lost: hold
     checkpoints: Checkpointing = USUAL  # its metric is the sweep's
     seed: int | None = None  # of random search; None: the job's id
 
 
-def read_options(reader: Reader, node: yaml.Node, method: str) -> Options:
-    """What is wrong becomes a problem, and its default stands in for it."""
+def read_options(reader: Reader, node: yaml.Node, method: str, load: Load) -> Options:
+    """What is wrong becomes a problem, and its default stands in for it. ``load`` reads a file of requirements."""
     if _is_null(node):
         return Options()
     entries = reader.mapping(node, "mesh")
     reader.only(entries, _KEYS, "mesh")
     nodes = {name: entry.value for name, entry in entries.items()}
+    env, python, requirements = _read_env(reader, nodes["env"], load) if "env" in nodes else ((), "", "")
     return Options(
         priority=_integer(reader, nodes, "mesh.priority", 1, 10, 5),
         alternatives=_alternatives(reader, nodes["resources"]) if "resources" in nodes else (Resources(),),
@@ -62,7 +66,9 @@ def read_options(reader: Reader, node: yaml.Node, method: str) -> Options:
         timeout_ms=_unit(reader, nodes, "mesh.timeout", duration_ms, 0, positive=True),
         max_parallel=_integer(reader, nodes, "mesh.max_parallel", 1, LARGEST_COUNT, 0),
         files=_read_files(reader, nodes["files"]) if "files" in nodes else "",
-        env=_read_env(reader, nodes["env"]) if "env" in nodes else (),
+        env=env,
+        python=python,
+        requirements=requirements,
         hold="on_lost" in nodes and _read_on_lost(reader, nodes["on_lost"]),
         checkpoints=_read_checkpoints(reader, nodes["checkpoints"]) if "checkpoints" in nodes else USUAL,
         seed=_read_search(reader, nodes["search"], method) if "search" in nodes else None,
@@ -229,20 +235,43 @@ def _read_checkpoints(reader: Reader, node: yaml.Node) -> Checkpointing:
     )
 
 
-def _read_env(reader: Reader, node: yaml.Node) -> tuple[tuple[str, str], ...]:
+def _read_env(reader: Reader, node: yaml.Node, load: Load) -> tuple[tuple[tuple[str, str], ...], str, str]:
+    """Variables, Python and requirements."""
     if _is_null(node):
-        return ()
+        return (), "", ""
     entries = reader.mapping(node, "mesh.env")
-    reader.only(entries, ("vars",), "mesh.env", ("python", "requirements"))
-    if "vars" not in entries:
-        return ()
-    found = _texts(reader, entries["vars"].value, "mesh.env.vars")
-    for name, entry in reader.mapping(entries["vars"].value, "mesh.env.vars").items() if found else ():
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            reader.refuse(entry.key, f"mesh.env.vars: {name!r} cannot be a variable's name")
-        elif name.startswith("MESH_"):
-            reader.refuse(entry.key, f"mesh.env.vars: {name} is the mesh's own; names with MESH_ are set by it")
+    reader.only(entries, ("python", "requirements", "vars"), "mesh.env")
+    nodes = {name: entry.value for name, entry in entries.items()}
+    return (
+        _read_vars(reader, nodes["vars"]) if "vars" in nodes else (),
+        _read_python(reader, nodes["python"]) if "python" in nodes else "",
+        _read_requirements(reader, nodes["requirements"], load) if "requirements" in nodes else "",
+    )
+
+
+def _read_vars(reader: Reader, node: yaml.Node) -> tuple[tuple[str, str], ...]:
+    found = _texts(reader, node, "mesh.env.vars")
+    for name, entry in reader.mapping(node, "mesh.env.vars").items() if found else ():
+        if problem := variable_problem(name):
+            reader.refuse(entry.key, f"mesh.env.vars: {problem}")
     return found
+
+
+def _read_python(reader: Reader, node: yaml.Node) -> str:
+    version = reader.text(node, "mesh.env.python")
+    if version and (problem := python_problem(version)):
+        reader.refuse(node, f"mesh.env.python: {problem}")
+    return version or ""
+
+
+def _read_requirements(reader: Reader, node: yaml.Node, load: Load) -> str:
+    name = None if _is_null(node) else reader.text(node, "mesh.env.requirements")
+    if name is None:
+        return ""
+    text, problems = requirements_of_file(posixpath.join(posixpath.dirname(reader.path), name), load)
+    for problem in problems:
+        reader.refuse(node, f"mesh.env.requirements: {problem}")
+    return text
 
 
 def _read_search(reader: Reader, node: yaml.Node, method: str) -> int | None:

@@ -18,6 +18,7 @@ from mesh.core.errors import Problem
 from mesh.spec import command as commands
 from mesh.spec import overrides as set_overrides
 from mesh.spec.command import Word
+from mesh.spec.environment import Load, no_files
 from mesh.spec.options import Options, read_options
 from mesh.spec.parameters import Parameter, read_parameters
 from mesh.spec.reader import BAD, Entry, Reader, close_to, show
@@ -57,9 +58,10 @@ def grid_size(parameters: Sequence[Parameter]) -> int:
     return math.prod(parameter.size for parameter in parameters)
 
 
-def parse(text: str, path: str, overrides: Sequence[str] = ()) -> Sweep:
+def parse(text: str, path: str, overrides: Sequence[str] = (), load: Load = no_files) -> Sweep:
     """The sweep that ``text`` describes. ``path`` is the file's absolute path; it is not read here.
 
+    ``load`` reads what the sweep names and needs to know: a file of requirements.
     ``overrides`` are ``key.key=value``, applied before the checks. Raises InvalidSpec with every problem.
     """
     if not posixpath.isabs(path):
@@ -88,7 +90,7 @@ def parse(text: str, path: str, overrides: Sequence[str] = ()) -> Sweep:
     program = _optional_text(reader, entries, "program")
     metric, maximize = _read_metric(reader, entries["metric"].value) if "metric" in entries else ("", False)
     command = _read_command(reader, root, entries, program)
-    options = read_options(reader, entries["mesh"].value, method) if "mesh" in entries else Options()
+    options = read_options(reader, entries["mesh"].value, method, load) if "mesh" in entries else Options()
     name = _optional_text(reader, entries, "name") or posixpath.splitext(posixpath.basename(path))[0]
     description = _optional_text(reader, entries, "description")
     reader.finish()

@@ -18,4 +18,4 @@ if __name__ == "__main__":
     else:
         from mesh.task import runner
 
-        runner.main(int(sys.argv[2]), int(sys.argv[3]))
+        runner.main(*map(int, sys.argv[2:]))

@@ -11,7 +11,6 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,14 +19,7 @@ from mesh.core.lattice import FAILED, SUCCEEDED
 from mesh.task.api import Metrics, usable
 from mesh.task.functions import Ended, clean
 from mesh.task.logs import LogWriter
-from mesh.task.processes import (
-    LINUX,
-    descendants,
-    end_children,
-    exit_words,
-    has_children,
-    send_signal,
-)
+from mesh.task.processes import descendants, end_session, exit_words, send_signal
 
 INTERPRETER = "${interpreter}"
 READ_BYTES = 1 << 16
@@ -75,8 +67,10 @@ class MetricLines:
 class Command:
     """One attempt's process."""
 
-    def __init__(self, argv: Sequence[str], cwd: str, env: dict[str, str], metric: str, folder: Path) -> None:
-        self._argv = [sys.executable if item == INTERPRETER else item for item in argv]
+    def __init__(
+        self, argv: Sequence[str], cwd: str, env: dict[str, str], metric: str, folder: Path, python: str
+    ) -> None:
+        self._argv = [python if item == INTERPRETER else item for item in argv]
         self._cwd, self._env = cwd, env
         self._log = LogWriter(folder)
         self._log_error = ""
@@ -162,7 +156,7 @@ class Command:
                         told = time.monotonic()
                         on_progress(self.metrics.values)
             finally:
-                self._end_leftovers(process)
+                end_session(process)  # if it still runs, this runner is ending
             for fd, is_stdout in streams.items():
                 while self._read(fd, is_stdout) > 0:
                     pass
@@ -182,20 +176,6 @@ class Command:
         elif data:
             self._stderr = (self._stderr + data)[-STDERR_KEPT:]
         return len(data)
-
-    @staticmethod
-    def _end_leftovers(process: subprocess.Popen[bytes]) -> None:
-        if process.returncode is None:
-            process.kill()  # this runner is ending
-            process.wait()
-        if LINUX:
-            if has_children():
-                end_children()
-            return
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            return  # nobody is left in it; macOS answers EPERM where only zombies are
 
     def _outcome(self, status: int) -> Ended:
         if status == 0:

@@ -27,7 +27,8 @@ _decode = json.JSONDecoder().decode
 
 
 class Row(NamedTuple):
-    """One attempt in a ``begin`` frame. ``function``, ``arguments`` and ``params`` are indices into its blobs."""
+    """One attempt in a ``begin`` frame. ``function``, ``arguments``, ``params`` and ``requirements`` are indices into
+    its blobs."""
 
     attempt: str
     task: str
@@ -44,6 +45,7 @@ class Row(NamedTuple):
     metric: str
     cuda: str  # CUDA_VISIBLE_DEVICES
     threads: int
+    requirements: int
     files: str = ""  # a blob: the directory that came with it
 
 
@@ -61,6 +63,10 @@ class FrameReader:
         self._parts: list[bytes] = []
         self._held = 0
         self._wanted = 0  # nothing can be complete before so many bytes are held
+
+    def rest(self) -> bytes:
+        """What is no whole frame yet."""
+        return b"".join(self._parts)
 
     def feed(self, data: bytes) -> Iterator[tuple[Any, bytes]]:
         """Yield (header, body) of every frame that is complete. Must be consumed to its end before the next call."""

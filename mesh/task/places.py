@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from blake3 import blake3
 
-from mesh.task.code import tidy
+from mesh.task import code, environments
 from mesh.task.logs import trim
 
 # A Unix socket's path may have 104 bytes (macOS) or 108 (Linux). multiprocessing makes one that is 32 bytes longer than
@@ -57,15 +57,18 @@ def attempt_folder(state: Path, attempt: str) -> Path:
 
 
 class Place:
-    """The directories of one runner. ``runner`` must be unique among all lives of this state directory."""
+    """The directories of one runner. ``runner`` must be unique among all lives of this state directory.
 
-    def __init__(self, state: Path, short: Path, runner: str) -> None:
+    ``outputs``: of its output directories, so many are used up.
+    """
+
+    def __init__(self, state: Path, short: Path, runner: str, outputs: int = 0) -> None:
         self.state = state
         self.runner = runner
         self.home = short / "runners" / runner
         self.capture = state / "captures" / runner  # beside the logs, for it is renamed into one
         self.tmp = str(self.home / "tmp")
-        self._number = 0
+        self.outputs = outputs
         self.output = ""
 
     def prepare(self) -> None:
@@ -74,8 +77,8 @@ class Place:
         self._next_output()
 
     def _next_output(self) -> None:
-        self._number += 1
-        self.output = str(self.state / "outputs" / f"{self.runner}.{self._number}")
+        self.outputs += 1
+        self.output = str(self.state / "outputs" / f"{self.runner}.{self.outputs}")
         self._make(self.output)
 
     def _make(self, folder: str) -> None:
@@ -144,7 +147,8 @@ def sweep(state: Path, short: Path) -> None:
     for output in outputs.iterdir():
         if not os.listdir(output):
             output.rmdir()
-    tidy(state)
+    code.tidy(state)
+    environments.tidy(state)
 
 
 def empty(folder: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -146,6 +147,21 @@ def end_children() -> None:
         refused.update(send_signal(alive, signal.SIGKILL))
         if not refused.issuperset(alive):
             os.waitpid(-1, 0)
+
+
+def end_session(process: subprocess.Popen[bytes]) -> None:
+    """End a process that was started in a session of its own, and all that is left of its tree."""
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+    if LINUX:
+        if has_children():
+            end_children()
+        return
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return  # nobody is left in it; macOS answers EPERM where only zombies are
 
 
 def has_children() -> bool:

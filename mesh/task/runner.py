@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import socket
 import sys
@@ -26,7 +27,7 @@ from mesh.blob.objects import Ref, load
 from mesh.core.errors import BlobCorrupt, BlobMissing, MeshError, QuotaExceeded, error_named
 from mesh.core.lattice import FAILED, RELEASED, SUCCEEDED
 from mesh.core.work import COMMAND
-from mesh.task import api, checkpoints
+from mesh.task import api, checkpoints, environments, rebirth
 from mesh.task.commands import Command
 from mesh.task.frames import READ_BYTES, FrameReader, Row, encode
 from mesh.task.functions import Ended, Functions, Stopped, failed, succeeded
@@ -60,8 +61,9 @@ class _MeshdGone(Exception):
 
 
 class Runner:
-    def __init__(self, control: socket.socket) -> None:
-        self._control = control
+    def __init__(self, control: socket.socket, lifeline: int = -1, unread: bytes = b"") -> None:
+        self._control, self._lifeline = control, lifeline
+        self._unread = unread  # of a process that this one goes on for
         self._frames = FrameReader()
         self._room = memoryview(bytearray(READ_BYTES))  # recv() would map and unmap as much for each frame
         self._queue: deque[tuple[Row, list[bytes]]] = deque()
@@ -70,6 +72,9 @@ class Runner:
         self._functions = Functions()
         self._place: Place
         self._node = ""
+        self._setting: dict[str, Any] = {}  # what it was set up with
+        self._own = environments.own()
+        self._home: Path | None = None  # the environment that this process is of; None: meshd's own
         self._base = {key: value for key, value in os.environ.items() if not _ours(key)}
         self._applied: dict[str, str] = {}
         self._current: api.Current | None = None  # the function that runs now
@@ -85,7 +90,10 @@ class Runner:
         os.environ.update(self._base)
         signal.signal(signal.SIGTERM, self._on_sigterm)
         signal.signal(signal.SIGINT, self._on_sigint)
+        rebirth.take_signals()
         try:
+            unread, self._unread = self._unread, b""
+            self._take(unread)
             while not self._retires:
                 self._receive(block=not self._queue)
                 if self._queue:
@@ -103,7 +111,10 @@ class Runner:
             raise _MeshdGone from error
         if not size:
             raise _MeshdGone
-        for header, body in self._frames.feed(bytes(self._room[:size])):
+        self._take(bytes(self._room[:size]))
+
+    def _take(self, data: bytes) -> None:
+        for header, body in self._frames.feed(data):
             match header["op"]:
                 case "begin":
                     blobs, at = [], 0
@@ -127,8 +138,26 @@ class Runner:
             except (BrokenPipeError, ConnectionResetError) as error:
                 raise _MeshdGone from error
 
-    def _setup(self, state: str, short: str, runner: str, node: str, name: str, task_socket: str) -> None:
-        self._place = Place(Path(state), Path(short), runner)
+    def _setup(
+        self,
+        state: str,
+        short: str,
+        runner: str,
+        node: str,
+        name: str,
+        task_socket: str,
+        outputs: int = 0,
+        home: str = "",
+        own: list[Any] | None = None,
+    ) -> None:
+        """The last three are of a process that this one goes on for."""
+        self._setting = {
+            "state": state, "short": short, "runner": runner, "node": node, "name": name, "task_socket": task_socket,
+        }  # fmt: skip
+        if own is not None:
+            self._own = environments.Own(own[0], tuple(own[1]))
+            self._home = Path(home) if home else None
+        self._place = Place(Path(state), Path(short), runner, outputs)
         self._place.prepare()
         self._open_capture()
         self._node = node
@@ -141,7 +170,8 @@ class Runner:
             TMPDIR=self._place.tmp,
         )
         os.environ.update(self._base)
-        self._send(["ready", os.getpid()])
+        if own is None:
+            self._send(["ready", os.getpid()])
 
     def _open_capture(self) -> None:
         old, flags = self._capture, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -163,6 +193,7 @@ class Runner:
         self._running = row.attempt  # from here on it can be stopped
         try:
             cwd = self._shipped(row) if row.files else row.cwd
+            home, unbuilt = self._built(blobs[row.requirements])
         except Stopped:
             self._end(row, Ended(RELEASED, "skipped"), None, _now_ms(), 0)
             return
@@ -173,6 +204,11 @@ class Runner:
         except MeshError as error:
             self._end(row, failed(error), None, _now_ms(), 0)
             return
+        if unbuilt is not None:
+            self._end(row, unbuilt, None, _now_ms(), 0)
+            return
+        if row.kind != COMMAND and home != self._home:
+            self._go_on_as(home, row, blobs)
         if cwd and not os.path.isdir(cwd):
             # No failure of the task: another node may have it, and the leader asks this one again later.
             message = f"the working directory {cwd} does not exist on this node"
@@ -183,7 +219,7 @@ class Runner:
             message = f"the parameters have {len(params)} bytes; at most {PARAMS_LIMIT} fit in a program's environment"
             self._end(row, Ended(FAILED, "params_too_large", message), None, _now_ms(), 0)
             return
-        env = self._environment(row, params.decode())
+        env = self._environment(row, params.decode(), home)
         started_ms, started = _now_ms(), time.perf_counter_ns()
         metrics: api.Metrics | None = None
         if row.kind == COMMAND:
@@ -193,6 +229,7 @@ class Runner:
                 self._base | env,
                 row.metric,
                 attempt_folder(self._place.state, row.attempt),
+                environments.python_of(home) if home is not None else self._own.python,
             )
             ended = command.run(
                 self._control.fileno(),
@@ -217,9 +254,11 @@ class Runner:
             result,
         )  # fmt: skip
 
-    def _environment(self, row: Row, params: str) -> dict[str, str]:
+    def _environment(self, row: Row, params: str, home: Path | None) -> dict[str, str]:
         env = {name: str(row.threads) for name in THREAD_VARIABLES if name not in self._base}
         env.update(row.env)
+        if home is not None:
+            env.update(environments.variables(home, env.get("PATH", self._base.get("PATH", ""))))
         env["MESH_TASK_ID"] = row.task
         env["MESH_JOB_ID"] = row.job
         env["MESH_ATTEMPT"] = row.attempt
@@ -247,6 +286,31 @@ class Runner:
                 files, manifest = self._hold(row.attempt, row.files, damaged=True)
                 directory = unpack(self._place.state, row.files, Opened(files, manifest))
         return os.path.join(directory, row.cwd)
+
+    def _built(self, requirements: bytes) -> tuple[Path | None, Ended | None]:
+        """The environment with these, None for meshd's own; or how an attempt ends that cannot have it."""
+        if not requirements:
+            return None, None
+        from mesh.task.environment_build import Environments, Unbuilt  # as with the store's files
+
+        try:
+            return Environments(self._place.state, self._own, self._base, self._pause).home(requirements.decode()), None
+        except Unbuilt as error:
+            return None, error.ended
+
+    def _pause(self, seconds: float) -> None:
+        """Raises Stopped where the attempt that runs is to end."""
+        select.select([self._control], [], [], seconds)
+        if self._stop_of(self._running):
+            self._stop_now()
+
+    def _go_on_as(self, home: Path | None, row: Row, blobs: list[bytes]) -> NoReturn:
+        """Be a process of that environment, and do there what is to be done."""
+        self._queue.appendleft((row, blobs))
+        setup = self._setting | {"outputs": self._place.outputs - 1, "home": str(home or ""), "own": self._own}
+        unread = rebirth.frames(setup, self._queue, self._signals) + self._frames.rest()
+        python = environments.python_of(home) if home is not None else self._own.python
+        rebirth.be(python, self._control.fileno(), self._lifeline, unread, self._base)
 
     def _call(self, row: Row, blobs: list[bytes], env: dict[str, str], cwd: str) -> Ended:
         self._apply(env)
@@ -340,7 +404,7 @@ class Runner:
             self._open_capture()
         else:
             self._redirect()  # the function may have left other files there
-        if imported := self._functions.leave():
+        if (imported := self._functions.leave()) and self._home is None:  # what a zygote of meshd's own Python could
             self._send(["imported", imported])
         # Processes that it left may be a pool's idle workers or anything else; nothing of an attempt outlives it, and
         # what held them in this process must not meet their death in the next attempt. A stop may have cut anything.
@@ -414,12 +478,12 @@ def _ours(name: str) -> bool:
     return (name.startswith("MESH_") and name != "MESH_ADDRESS") or name in ("NOTIFY_SOCKET", "CUDA_VISIBLE_DEVICES")
 
 
-def run(control: socket.socket) -> None:
+def run(control: socket.socket, lifeline: int = -1, unread: bytes = b"") -> None:
     """Be a runner in this process until its end: at once where the disk takes nothing, and meshd starts another."""
     become_subreaper()
     sys.stdout, sys.stderr = _stream(1), _stream(2)
     try:
-        Runner(control).serve()
+        Runner(control, lifeline, unread).serve()
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
@@ -435,9 +499,11 @@ def _end_with(lifeline: int) -> None:
     os._exit(0)
 
 
-def main(control: int, lifeline: int) -> None:
-    """``python -m mesh.task runner CONTROL LIFELINE``: two inherited descriptors."""
-    for fd in (control, lifeline):
-        os.set_inheritable(fd, False)
-    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
-    run(socket.socket(fileno=control))
+def main(control: int, lifeline: int, handed_over: int = -1) -> None:
+    """``python -m mesh.task runner CONTROL LIFELINE [HANDED_OVER]``: inherited descriptors, -1 for none."""
+    os.set_inheritable(control, False)
+    if lifeline >= 0:  # else a zygote started it
+        os.set_inheritable(lifeline, False)
+        threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    unread = rebirth.unread(handed_over) if handed_over >= 0 else b""
+    run(socket.socket(fileno=control), lifeline, unread)

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WorkItem(_message.Message):
-    __slots__ = ("kind", "argv", "target", "function", "arguments", "cwd", "env", "params", "metric", "files")
+    __slots__ = ("kind", "argv", "target", "function", "arguments", "cwd", "env", "params", "metric", "files", "requirements")
     KIND_FIELD_NUMBER: _ClassVar[int]
     ARGV_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class WorkItem(_message.Message):
     PARAMS_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
+    REQUIREMENTS_FIELD_NUMBER: _ClassVar[int]
     kind: str
     argv: _containers.RepeatedScalarFieldContainer[str]
     target: str
@@ -29,7 +30,8 @@ class WorkItem(_message.Message):
     params: bytes
     metric: str
     files: str
-    def __init__(self, kind: _Optional[str] = ..., argv: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., function: _Optional[bytes] = ..., arguments: _Optional[bytes] = ..., cwd: _Optional[str] = ..., env: _Optional[_Iterable[_Union[Variable, _Mapping]]] = ..., params: _Optional[bytes] = ..., metric: _Optional[str] = ..., files: _Optional[str] = ...) -> None: ...
+    requirements: str
+    def __init__(self, kind: _Optional[str] = ..., argv: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., function: _Optional[bytes] = ..., arguments: _Optional[bytes] = ..., cwd: _Optional[str] = ..., env: _Optional[_Iterable[_Union[Variable, _Mapping]]] = ..., params: _Optional[bytes] = ..., metric: _Optional[str] = ..., files: _Optional[str] = ..., requirements: _Optional[str] = ...) -> None: ...
 
 class Variable(_message.Message):
     __slots__ = ("name", "value")

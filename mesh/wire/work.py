@@ -20,7 +20,7 @@ from mesh.wire.ledger import (
 
 def encode_work(work: Work) -> bytes:
     """What :attr:`mesh.core.lattice.Task.payload` holds."""
-    kind, argv, target, function, arguments, cwd, env, params, metric, files = work
+    kind, argv, target, function, arguments, cwd, env, params, metric, files, requirements = work
     try:
         item = pb.WorkItem(
             kind=kind,
@@ -32,6 +32,7 @@ def encode_work(work: Work) -> bytes:
             params=params,
             metric=metric,
             files=files,
+            requirements=requirements,
         )
         for name, value in env:
             item.env.add(name=name, value=value)
@@ -46,7 +47,10 @@ def decode_work(payload: bytes) -> Work:
     except UNREADABLE as error:
         raise unreadable("task's work", error) from error
     env = tuple((variable.name, variable.value) for variable in m.env)
-    return Work(m.kind, tuple(m.argv), m.target, m.function, m.arguments, m.cwd, env, m.params, m.metric, m.files)
+    return Work(
+        m.kind, tuple(m.argv), m.target, m.function, m.arguments, m.cwd, env, m.params, m.metric, m.files,
+        m.requirements,
+    )  # fmt: skip
 
 
 def opening(node: str, life: str) -> pb.ReportFrame:

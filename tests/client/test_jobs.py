@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mesh import AsyncMeshClient, InvalidSpec, MeshClient, MeshTimeout, NotBuilt, NotFound, TaskCancelled
+from mesh import AsyncMeshClient, InvalidSpec, MeshClient, MeshTimeout, NotFound, TaskCancelled
 from mesh.core.errors import Conflict
 from mesh.core.work import Work
 from tests.client.fake_server import NODE, FakeMesh
@@ -228,9 +228,9 @@ def test_wrong_options_of_a_decorator(client: MeshClient, options: dict[str, Any
         client.task(**options)(square).submit(1)
 
 
-def test_decorators_refuse_what_is_not_built(client: MeshClient) -> None:
-    with pytest.raises(NotBuilt, match="env= is not built yet"):
-        client.task(env={"requirements": ["scipy"]})(square).submit(1)
+def test_decorated_functions_require_what_their_decorator_says(client: MeshClient) -> None:
+    with pytest.raises(InvalidSpec, match=r"env.requirements: '\./here' is a path"):
+        client.task(env={"requirements": ["./here"]})(square).submit(1)
 
 
 async def test_the_client_in_asyncio(mesh: FakeMesh, sweep: Path) -> None:

@@ -15,7 +15,6 @@ from mesh import (
     MeshClient,
     MeshError,
     MeshTimeout,
-    NotBuilt,
     QuotaExceeded,
     TaskCancelled,
     TaskFailed,
@@ -23,6 +22,7 @@ from mesh import (
     TaskTimeout,
 )
 from mesh.client.faults import task_error
+from mesh.client.options import PYTHON
 from mesh.core.lattice import Resources, Retries
 from mesh.wire.client import TaskResult
 from mesh.wire.work import decode_work
@@ -244,9 +244,32 @@ def test_every_wrong_option_is_named(client: MeshClient) -> None:
         client.submit(add, 1, timeout=0)
 
 
-def test_what_is_not_built_is_refused_by_name(client: MeshClient) -> None:
-    with pytest.raises(NotBuilt, match="not built yet"):
-        client.submit(add, 1, env={"requirements": ["scipy"]})
+def test_what_a_call_requires_and_its_variables_travel_with_it(client: MeshClient, mesh: FakeMesh) -> None:
+    env = {"requirements": ["scipy>=1.11  # a comment", "", "numpy"], "vars": {"MODE": "fast"}, "python": PYTHON}
+    asked = ("scipy>=1.11\nnumpy", (("MODE", "fast"),))
+    assert client.submit(add, 1, env=env).result(10) == 1
+    assert client.submit(add, 2).result(10) == 2
+    assert list(client.map(add, range(4), env=env)) == [0, 1, 2, 3]
+    assert list(client.map(add, range(4), chunksize=4, env=env)) == [0, 1, 2, 3]
+    works = [decode_work(task.payload) for task in mesh.tasks.values()]
+    assert [(work.requirements, work.env) for work in works] == [asked, ("", ()), *[asked] * 5]
+
+
+def test_everything_that_is_wrong_with_an_environment_is_named(client: MeshClient) -> None:
+    env = {
+        "require": [], "python": "2.7", "requirements": ["./here", "-r more.txt"],
+        "vars": {"A-B": "x", "MESH_NODE": "y"},
+    }  # fmt: skip
+    with pytest.raises(InvalidSpec) as caught:
+        client.submit(add, 1, env=env)
+    for part in ("'require'", "'2.7'", "./here", "-r more.txt", "'A-B'", "MESH_NODE"):
+        assert part in str(caught.value)
+    with pytest.raises(InvalidSpec, match=rf"3.99, but what this Python {PYTHON} pickles"):
+        client.submit(add, 1, env={"python": "3.99"})
+    with pytest.raises(InvalidSpec, match="must be a list of texts"):
+        client.submit(add, 1, env={"requirements": "scipy"})
+    with pytest.raises(InvalidSpec, match="must be a mapping"):
+        client.submit(add, 1, env=["scipy"])  # type: ignore[arg-type]
 
 
 def test_waiting_in_a_callback_is_an_error_not_a_deadlock(client: MeshClient, mesh: FakeMesh) -> None:

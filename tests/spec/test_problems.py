@@ -91,8 +91,6 @@ def test_the_message_names_the_file_and_counts() -> None:
         ("controller: {type: local}", "5:1", "not built yet: controller"),
         ("job: a", "5:1", "not built yet: job"),
         ("image_uri: a", "5:1", "not built yet: image_uri"),
-        ("mesh: {env: {python: '3.11'}}", "5:14", "not built yet: mesh.env.python"),
-        ("mesh: {env: {requirements: r.txt}}", "5:14", "not built yet: mesh.env.requirements"),
         ("mesh: {search: {engine: optuna}}", "5:17", "not built yet: mesh.search.engine"),
         ("mesh: {search: {sampler: tpe}}", "5:26", "not built yet: mesh.search.sampler 'tpe'"),
         ("mesh: {search: {pruner: asha}}", "5:25", "not built yet: mesh.search.pruner 'asha'"),

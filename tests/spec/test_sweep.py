@@ -356,7 +356,7 @@ mesh:
   timeout: 6h
   on_lost: retry
   max_parallel: 8
-  env: {vars: {THREADS: 1, FLAG: yes, EMPTY: ''}}
+  env: {vars: {THREADS: 1, FLAG: yes, EMPTY: ''}, python: 3.10}
   search: {seed: 42, sampler: grid, pruner: none}
 """
     )
@@ -370,6 +370,7 @@ mesh:
         timeout_ms=21_600_000,
         max_parallel=8,
         env=(("EMPTY", ""), ("FLAG", "yes"), ("THREADS", "1")),
+        python="3.10",
         seed=42,
     )
     job, tasks, works = run(sweep)
@@ -381,6 +382,7 @@ mesh:
         21_600_000,
     )
     assert works[0].env == sweep.options.env
+    assert shape.python == "3.10"
 
 
 @pytest.mark.parametrize(("written", "hold"), [("hold", True), ("retry", False)])

@@ -15,7 +15,7 @@ def test_output_that_cannot_be_kept_does_not_end_the_command(tmp_path: Path) -> 
     control, other = socket.socketpair()
     with control, other:
         script = ["sh", "-c", """echo out; echo err >&2; echo '{"a": 1}'"""]
-        command = Command(script, str(tmp_path), dict(os.environ), "", tmp_path / "file" / "no")
+        command = Command(script, str(tmp_path), dict(os.environ), "", tmp_path / "file" / "no", "")
         ended = command.run(control.fileno(), lambda: 0, lambda values: None)
     assert (ended.phase, ended.message) == (SUCCEEDED, "its output was not kept: Not a directory")
     assert command.metrics.values == {"a": 1}

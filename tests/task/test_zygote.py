@@ -39,7 +39,7 @@ def drawn_by_a_runner(zygote: socket.socket, state: Path, name: str) -> list[flo
             socket.send_fds(zygote, [json.dumps({"runner": name, "preload": []}).encode()], [theirs.fileno()])
         setup = {"state": str(state), "short": str(state), "runner": name, "node": "n", "name": "n", "task_socket": ""}
         ours.sendall(encode({"op": "setup", "setup": setup}))
-        row = Row("1.1", "t", "j", "s", "function", (), "", 0, 1, "", (), 2, "", "", 1)
+        row = Row("1.1", "t", "j", "s", "function", (), "", 0, 1, "", (), 2, "", "", 1, 1)
         blobs = [cloudpickle.dumps(draw), b"", b"{}"]
         begin = {"op": "begin", "attempts": [row], "sizes": [len(blob) for blob in blobs]}
         ours.sendall(encode(begin, b"".join(blobs)))
