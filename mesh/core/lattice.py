@@ -90,6 +90,7 @@ class Task(NamedTuple):
     digest: str
     shape: Shape
     payload: bytes  # mesh.core.work.Work, encoded; opaque here
+    needs: tuple[BlobId, ...] = ()  # that it reads: they stay until it has ended, and it runs best where they are
 
 
 class Outcome(NamedTuple):
@@ -104,6 +105,8 @@ class Outcome(NamedTuple):
     started_ms: int = 0  # the holder's wall clock, for people only
     finished_ms: int = 0
     micros: int = 0  # measured duration of the work itself
+    blob: BlobId = ""  # the result, where it is too large for a record; ``result`` is empty then
+    log: BlobId = ""  # all that it printed; empty: nothing, or it is on its node alone
 
 
 NO_OUTCOME = Outcome()

@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import Any
 
 from mesh.core.checkpoints import MOST_KEPT
-from mesh.core.ids import NO_CLAIM, AttemptId, BlobId, Claim, NodeId, misnamed, ulid_of
+from mesh.core.ids import NO_CLAIM, AttemptId, BlobId, Claim, NodeId, TaskId, misnamed, ulid_of
 from mesh.core.lattice import (
     LOST,
     NO_OUTCOME,
@@ -74,6 +74,7 @@ PAYLOAD_BYTES = 4 << 20  # of one task: it travels whole, and lies in every jour
 OUTCOME_BYTES = 4 << 20  # of one attempt's result, metrics and texts: 1 MiB of result and 32 KiB of text are usual
 METRICS_BYTES = 16 << 10  # of one checkpoint: its record travels with every later one
 SOURCE_BYTES = 32 << 20  # of the file that a job was submitted as: half of what fits in one message
+MOST_NEEDED = 1000  # blobs that one task reads
 MOST_CURSORS = 1000  # in one Pull; 96 are usual, and SQLite takes 32,766 values in a question
 
 
@@ -175,7 +176,7 @@ _sound: list[Shape] = []  # the last shape without a fault: thousands of tasks, 
 
 
 def _task(task: Task) -> str:
-    name, job, index, _, shape, payload = task
+    name, job, index, _, shape, payload, needs = task
     head, _, rest = name.partition(".")
     if head != job or not head or not rest or len(name) > ID_LENGTH:
         return misnamed(job, name) or _task_id(name)
@@ -183,12 +184,20 @@ def _task(task: Task) -> str:
         return f"task {name} has {len(payload)} bytes of function and arguments, the limit is {PAYLOAD_BYTES}"
     if not 0 <= index < MOST:
         return f"task {name} has number {index} in its job"
+    if needs and (text := _needs(name, needs)):
+        return text
     if _sound and shape is _sound[0]:
         return ""
     if text := _shape(shape):
         return f"task {name} {text}"
     _sound[:] = [shape]
     return ""
+
+
+def _needs(name: TaskId, needs: tuple[BlobId, ...]) -> str:
+    if len(needs) > MOST_NEEDED:
+        return f"task {name} needs {len(needs)} blobs, the limit is {MOST_NEEDED}"
+    return next(filter(None, map(_blob, needs)), "")
 
 
 def _shape(shape: Shape) -> str:
@@ -244,11 +253,13 @@ def checkpoint_fault(checkpoint: Checkpoint) -> str:
 
 
 def outcome_fault(name: AttemptId, ended: bool, outcome: Outcome) -> str:
-    code, message, detail, result, digest, metrics, started, finished, micros = outcome
+    code, message, detail, result, digest, metrics, started, finished, micros, blob, log = outcome
     size = len(code) + len(message) + len(detail) + len(result) + len(digest) + len(metrics)
     if size > OUTCOME_BYTES:
         return f"attempt {name} tells {size} bytes of how it went, the limit is {OUTCOME_BYTES}"
-    if not ended and (result or digest):
+    if (blob and (wrong := _blob(blob))) or (log and (wrong := _blob(log))):
+        return wrong
+    if not ended and (result or digest or blob or log):
         return f"attempt {name} has a result and has not ended"
     if not (0 <= started <= LAST_MS and 0 <= finished <= LAST_MS and 0 <= micros < MOST):
         return f"attempt {name} ran from {started} to {finished} ms for {micros} us, which are no times"

@@ -139,23 +139,25 @@ class Job(_message.Message):
     def __init__(self, id: _Optional[str] = ..., digest: _Optional[str] = ..., name: _Optional[str] = ..., kind: _Optional[str] = ..., priority: _Optional[int] = ..., max_parallel: _Optional[int] = ..., metric: _Optional[str] = ..., maximize: _Optional[bool] = ..., submitted_ms: _Optional[int] = ..., source: _Optional[bytes] = ..., size: _Optional[int] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("id", "job", "index", "digest", "shape", "payload")
+    __slots__ = ("id", "job", "index", "digest", "shape", "payload", "needs")
     ID_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    NEEDS_FIELD_NUMBER: _ClassVar[int]
     id: str
     job: str
     index: int
     digest: str
     shape: bytes
     payload: bytes
-    def __init__(self, id: _Optional[str] = ..., job: _Optional[str] = ..., index: _Optional[int] = ..., digest: _Optional[str] = ..., shape: _Optional[bytes] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    needs: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., job: _Optional[str] = ..., index: _Optional[int] = ..., digest: _Optional[str] = ..., shape: _Optional[bytes] = ..., payload: _Optional[bytes] = ..., needs: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Outcome(_message.Message):
-    __slots__ = ("code", "message", "detail", "result", "digest", "metrics", "started_ms", "finished_ms", "micros")
+    __slots__ = ("code", "message", "detail", "result", "digest", "metrics", "started_ms", "finished_ms", "micros", "blob", "log")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
@@ -165,6 +167,8 @@ class Outcome(_message.Message):
     STARTED_MS_FIELD_NUMBER: _ClassVar[int]
     FINISHED_MS_FIELD_NUMBER: _ClassVar[int]
     MICROS_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
     code: str
     message: str
     detail: str
@@ -174,7 +178,9 @@ class Outcome(_message.Message):
     started_ms: int
     finished_ms: int
     micros: int
-    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., detail: _Optional[str] = ..., result: _Optional[bytes] = ..., digest: _Optional[str] = ..., metrics: _Optional[bytes] = ..., started_ms: _Optional[int] = ..., finished_ms: _Optional[int] = ..., micros: _Optional[int] = ...) -> None: ...
+    blob: str
+    log: str
+    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., detail: _Optional[str] = ..., result: _Optional[bytes] = ..., digest: _Optional[str] = ..., metrics: _Optional[bytes] = ..., started_ms: _Optional[int] = ..., finished_ms: _Optional[int] = ..., micros: _Optional[int] = ..., blob: _Optional[str] = ..., log: _Optional[str] = ...) -> None: ...
 
 class Attempt(_message.Message):
     __slots__ = ("task", "id", "ended", "round", "phase", "run", "node", "outcome", "saved", "resumed")

@@ -62,7 +62,9 @@ def decode_submit(request: pb.SubmitRequest) -> tuple[Job, tuple[Task, ...]]:
     """Every task belongs to the job, whatever it says itself."""
     try:
         job = get_job(request.job)
-        return job, tuple([Task(m.id, job.id, m.index, m.digest, shape_of(m.shape), m.payload) for m in request.tasks])
+        return job, tuple(
+            [Task(m.id, job.id, m.index, m.digest, shape_of(m.shape), m.payload, tuple(m.needs)) for m in request.tasks]
+        )
     except UNREADABLE as error:
         raise unreadable("submission", error) from error
 

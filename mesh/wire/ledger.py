@@ -174,12 +174,13 @@ def get_job(m: pb.Job) -> Job:
 
 
 def put_task(message: pb.Task, task: Task) -> None:
-    message.id, message.job, message.index, message.digest, shape, message.payload = task
+    message.id, message.job, message.index, message.digest, shape, message.payload, needs = task
+    message.needs.extend(needs)
     message.shape = shape_bytes(shape)
 
 
 def get_task(m: pb.Task) -> Task:
-    return Task(m.id, intern(m.job), m.index, m.digest, shape_of(m.shape), m.payload)
+    return Task(m.id, intern(m.job), m.index, m.digest, shape_of(m.shape), m.payload, tuple(m.needs))
 
 
 def put_attempt(message: pb.Attempt, attempt: Attempt) -> None:
@@ -209,6 +210,8 @@ def put_attempt(message: pb.Attempt, attempt: Attempt) -> None:
             part.started_ms,
             part.finished_ms,
             part.micros,
+            part.blob,
+            part.log,
         ) = outcome
 
 
@@ -217,7 +220,17 @@ def get_attempt(m: pb.Attempt) -> Attempt:
     if m.HasField("outcome"):
         o = m.outcome
         outcome = Outcome(
-            o.code, o.message, o.detail, o.result, o.digest, o.metrics, o.started_ms, o.finished_ms, o.micros
+            o.code,
+            o.message,
+            o.detail,
+            o.result,
+            o.digest,
+            o.metrics,
+            o.started_ms,
+            o.finished_ms,
+            o.micros,
+            o.blob,
+            o.log,
         )
     saved = tuple([get_checkpoint(checkpoint) for checkpoint in m.saved]) if m.saved else ()
     return Attempt(m.task, m.id, m.ended, m.round, m.phase, m.run, intern(m.node), outcome, saved, m.resumed)
