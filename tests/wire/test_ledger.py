@@ -61,7 +61,13 @@ def test_messages_name_the_fields_that_the_tuples_have(kind: type) -> None:
 def test_a_record_of_nothing_but_defaults_is_still_a_record() -> None:
     for kind in RECORDS:
         empty = {bool: False, int: 0, str: "", bytes: b""}
-        parts = {Shape: Shape(), Outcome: NO_OUTCOME, Claim: Claim(False, 0, "", ""), tuple[Checkpoint, ...]: ()}
+        parts = {
+            Shape: Shape(),
+            Outcome: NO_OUTCOME,
+            Claim: Claim(False, 0, "", ""),
+            tuple[Checkpoint, ...]: (),
+            tuple[str, ...]: (),
+        }
         record = kind(*((empty | parts)[hint] for hint in fields(kind).values()))
         assert decode_records(encode_records([record])) == [record]
 
