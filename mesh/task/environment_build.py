@@ -52,12 +52,12 @@ class Environments:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             before = _failure(home)
-            with self._locked(home) as waited:
+            with self._locked(home):
                 if usable(home):
                     return home
                 after = _failure(home)
-                if waited and after is not None and after != before:
-                    raise Unbuilt(after[1])  # as it just ended for somebody else
+                if after is not None and after != before:
+                    raise Unbuilt(after[1])  # so it ended for somebody else while this waited
                 self._build(home, requirements)
         except OSError as error:
             raise Unbuilt(_refused(f"{error}")) from error
@@ -68,18 +68,16 @@ class Environments:
         return blake3("\0".join(decides).encode("utf-8", "surrogateescape")).hexdigest(16)
 
     @contextmanager
-    def _locked(self, home: Path) -> Iterator[bool]:
-        """Alone with it; yields whether somebody else was first. It is let go of when this process ends, however."""
+    def _locked(self, home: Path) -> Iterator[None]:
+        """Alone with it; the lock is let go of when this process ends, however it does."""
         with open(f"{home}.lock", "w") as file:
-            waited = False
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    waited = True
                     self._pause(LOOK)
-            yield waited
+            yield
 
     def _build(self, home: Path, requirements: str) -> None:
         if home.exists():

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mesh.core.lattice import FAILED, RELEASED, SUCCEEDED
@@ -194,6 +195,54 @@ async def test_a_stop_ends_a_build_and_who_waits_for_it_builds(tmp_path: Path, e
     with pytest.raises(ProcessLookupError):
         os.kill(builder, 0)
     assert [path for path in (tmp_path / "s/envs").iterdir() if path.is_dir()] == []
+    await h.close()
+
+
+def scripted(steps: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A uv that makes environments of nothing, and installs as ``steps`` say."""
+    make = f'mkdir -p "$HOME_OF/bin" && ln -s {sys.executable} "$HOME_OF/bin/python"'
+    text = f"#!/bin/sh\nfor HOME_OF; do :; done\n[ $1 = venv ] && {{ {make}; exit; }}\n{steps}\n"
+    on_path(tmp_path / "bin", "uv", text, monkeypatch)
+
+
+async def test_who_waited_for_a_build_that_failed_fails_as_it_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, go = tmp_path / "began", tmp_path / "go"
+    scripted(
+        f"echo $$ >> {began}; while [ ! -e {go} ]; do sleep 0.05; done; echo no such thing; exit 1",
+        tmp_path,
+        monkeypatch,
+    )
+    h = Harness(tmp_path / "s")
+    attempts = [h.begin(shell("true", requirements="onlyhere"), slot=slot)[0] for slot in range(3)]
+
+    def waiting() -> int:
+        return sum(
+            any(file.path.endswith(".lock") for file in process.open_files())
+            for process in psutil.Process().children(recursive=True)
+        )
+
+    async with asyncio.timeout(BOUND):
+        while not began.exists() or waiting() < 3:  # noqa: ASYNC110  nobody tells who waits
+            await asyncio.sleep(0.02)
+    go.touch()
+    ended = await h.ends_of(attempts)
+    assert {(phase, outcome.code) for phase, outcome in ended} == {(FAILED, "environment")}
+    assert len({outcome.message for _, outcome in ended}) == 1
+    assert len(began.read_text().split()) == 1, "it was tried once"
+    assert (await h.run(shell("true", requirements="onlyhere")))[0] == FAILED
+    assert len(began.read_text().split()) == 2, "a retry tries again"
+    await h.close()
+
+
+async def test_a_disk_that_is_full_while_it_installs_is_no_failure_of_the_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted("echo 'OSError: [Errno 28] No space left on device'; exit 1", tmp_path, monkeypatch)
+    h = Harness(tmp_path / "s")
+    phase, outcome = await h.run(shell("true", requirements="onlyhere"))
+    assert (phase, outcome.code) == (RELEASED, "refused")
     await h.close()
 
 
