@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from mesh.core import owners
 from mesh.core.account import Account
 from mesh.core.checkpoints import of_task
 from mesh.core.control import Control
@@ -551,7 +552,8 @@ class Leader:
 
         def issue() -> None:
             still = self.claim == claim and self.sessions.get(decision.node) is session and session.wants(name)
-            if still and not self.tasks.ready.is_paused(task.job):
+            stands = still and owners.stands(self.ledger, self.me.node, attempt)
+            if stands and not self.tasks.ready.is_paused(task.job):
                 session.grant(grant, need)
             else:
                 self._take_back(attempt, now)

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from mesh.core import reasons
 from mesh.core.ids import NodeId, TaskId, ulid_of
-from mesh.core.lattice import LOST, Owner, Record, Run, Task
+from mesh.core.lattice import LOST, Attempt, Owner, Record, Run, Task
 from mesh.core.ledger import FINAL, Ledger, TaskState
 from mesh.core.outbox import Outbox
 from mesh.core.reasons import Why
@@ -33,6 +33,24 @@ def waits(ledger: Ledger, node: NodeId, state: TaskState) -> Why | None:
     task = state.spec
     if task is None or not task.shape.hold or state.state in FINAL or state.open_attempts():
         return None
+    return _obstacle(ledger, node, state, task)
+
+
+def stands(ledger: Ledger, node: NodeId, attempt: Attempt) -> bool:
+    """Whether what this leader granted on paper may leave, now that it is on disk.
+
+    A journal that was read meanwhile may tell of another owner: where a person forced the task, or of a copy of our own
+    state directory, which handed over what is ours. It may even be ours again since, with what they granted.
+    """
+    state = ledger.known(attempt.task)
+    if state is None or state.spec is None or state.run != attempt.run:
+        return False
+    alone = [each.id for each in state.open_attempts()] == [attempt.id]
+    return alone and _obstacle(ledger, node, state, state.spec) is None
+
+
+def _obstacle(ledger: Ledger, node: NodeId, state: TaskState, task: Task) -> Why | None:
+    """Of a hold task, apart from its open attempts."""
     lost = (a for a in state.tries if not a.ended and a.phase == LOST and a.run == state.run)
     nodes = sorted({attempt.node for attempt in lost if attempt.outcome.code != NOT_COUNTED})
     if nodes:

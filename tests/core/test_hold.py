@@ -5,10 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from mesh.core import events as ev
 from mesh.core import owners
 from mesh.core.effects import Answer, Effect, Persist
-from mesh.core.lattice import FAILED, LOST, OFFERED, RELEASED, Attempt, Job, Outcome, Owner, Retries, Run, Shape, Task
+from mesh.core.lattice import (
+    FAILED,
+    LOST,
+    OFFERED,
+    RELEASED,
+    RUNNING,
+    Attempt,
+    Job,
+    Outcome,
+    Owner,
+    Retries,
+    Run,
+    Shape,
+    Task,
+)
 from mesh.core.ledger import ACTIVE, DONE, PENDING, Ledger
 from mesh.core.messages import NO_CURSOR, Orders, Pulled
 from mesh.core.owners import NOT_COUNTED
@@ -144,6 +160,50 @@ def test_a_grant_that_was_taken_back_before_it_left_never_began() -> None:
     assert not hand.granted
     [attempt] = rig.out.ledger.tasks["t"].attempts.values()
     assert (attempt.phase, attempt.outcome.code) == (LOST, NOT_COUNTED)
+
+
+def granted_on_paper() -> tuple[Rig, Hand]:
+    """One is granted to ``b``, and not on disk yet."""
+    rig = Rig()
+    hand = rig.hand("b")
+    rig.on_disk = False
+    submit(rig, held())
+    assert rig.out.ledger.tasks["t"].open_attempts()
+    return rig, hand
+
+
+def test_what_is_another_ones_before_the_grant_is_on_disk_is_not_granted() -> None:
+    """A copy of our own state directory followed another leader, and handed over what is ours."""
+    rig, hand = granted_on_paper()
+    rig.pulled(Owner("j", "", 1, node("c")))
+    rig.sync()
+    rig.step()
+    assert not hand.granted
+    [attempt] = rig.out.ledger.tasks["t"].attempts.values()
+    assert (attempt.phase, attempt.outcome.code) == (LOST, NOT_COUNTED)
+    assert waits(rig) == OWNED
+    rig.pulled(Owner("j", "", 2, node("a")))
+    rig.step()
+    assert hand.does("t"), "it is ours again"
+
+
+@pytest.mark.parametrize(("run", "phase"), [(1, RUNNING), (1, LOST), (2, RUNNING), (2, LOST)])
+def test_what_is_ours_again_with_an_attempt_of_another_is_not_granted_beside_that(run: int, phase: int) -> None:
+    rig, hand = granted_on_paper()
+    theirs = Attempt("t", "3.c.c.1", False, 0, phase, run, node("c"))
+    rig.pulled(Owner("j", "t", 1, node("c")), Run("t", run, 0), theirs, Owner("j", "t", 2, node("a")))
+    rig.sync()
+    rig.later(1.0)
+    assert not hand.granted
+
+
+def test_what_was_forced_elsewhere_and_is_ours_again_is_granted_in_the_run_that_was_begun_there() -> None:
+    rig, hand = granted_on_paper()
+    over = Attempt("t", "3.c.c.1", True, 0, RELEASED, 2, node("c"))
+    rig.pulled(Owner("j", "t", 1, node("c")), Run("t", 2, 0), over, Owner("j", "t", 2, node("a")))
+    rig.sync()
+    rig.later(1.0)
+    assert [grant.run for grant in hand.granted.values()] == [2]
 
 
 # -- what was lost ---------------------------------------------------------------------------------------------------
