@@ -143,6 +143,10 @@ def _agree(world: World, host: Host, leader: Machine) -> None:
         if leader.ledger.is_deleted(name):
             continue
         ours = leader.ledger.known(name)
+        saved = [checkpoint for attempt in state.tries for checkpoint in attempt.saved]
+        here = [checkpoint for attempt in (ours.tries if ours else ()) for checkpoint in attempt.saved]
+        if saved and (not here or max(here) < max(saved)):
+            world.violate(f"{host.name} knows of {max(saved)} of {name}, and the leader does not")
         for attempt, acceptance in (state.acceptances or {}).items():
             known = (ours.acceptances or {}).get(attempt) if ours is not None else None
             if known is None or known.claim.key < acceptance.claim.key:

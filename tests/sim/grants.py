@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mesh.core import effects as do
 from mesh.core import events as ev
 from mesh.core.ids import AttemptId, Claim, Life, TaskId
-from mesh.core.lattice import FAILED, LOST, OFFERED, Attempt, Task
+from mesh.core.lattice import FAILED, LOST, OFFERED, Attempt, Checkpoint, Task
 from mesh.core.ledger import FINAL, TaskState
 from mesh.core.messages import Grant, Message, Orders, Report
 from mesh.core.owners import NOT_COUNTED
@@ -31,6 +31,7 @@ class Grants:
         self.lost: set[tuple[AttemptId, int]] = set()  # and at which round
         self.received: dict[tuple[Life, int], set[int]] = {}  # numbers of the orders of each life's sessions
         self.never_arrived: set[AttemptId] = set()
+        self.newest: dict[tuple[Life, TaskId], Checkpoint] = {}  # that each life knows of
         self._before: tuple[Claim, frozenset[AttemptId]] | None = None
         self._recorded: set[AttemptId] = set()  # as offered, in the step under way
 
@@ -127,6 +128,9 @@ class Grants:
         fresh = task.job in world.clients.submitted.get(host.life, ())
         if not claim.established and machine.members.peers and not fresh:
             return "the claim is provisional, and it was not submitted to this life"
+        newest = self.newest.get((host.life, task.id))
+        if newest is not None and (not grant.resume or grant.resume[0] < newest):
+            return f"its newest checkpoint is {newest}, and it is to go on from {grant.resume[:1]}"
         for other in world.hosts:
             if task.id in world.runners.tasks(other) and self._declared(host, claim, other):
                 return f"it runs on {other.name}, which said so"
@@ -157,6 +161,9 @@ class Grants:
         for record in effect.records:
             if type(record) is not Attempt:
                 continue
+            if record.saved:
+                key = host.life, record.task
+                self.newest[key] = max(self.newest.get(key, record.saved[0]), record.saved[0])
             if record.ended:
                 if record.phase == FAILED:
                     self.failed_at[host.life, record.task] = self.world.now

@@ -54,6 +54,7 @@ class Plan:
     discovery: bool = True
     deletes: bool = False  # people delete jobs that have ended
     compacts: bool = False  # journals are written anew at every start, however little is of no use in them
+    saves: bool = False  # tasks save checkpoints, and go on from them
     slack: float = 300.0  # virtual seconds to settle after the faults, beside the work that there is
 
     @property
@@ -106,6 +107,7 @@ def plan_of(seed: int) -> Plan:
         ordered=rng.random() < 0.6,
         deletes=rng.random() < 0.5,
         compacts=rng.random() < 0.3,
+        saves=seed % 4 == 2,  # not drawn, so that all other worlds are as they were without
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from mesh.core import effects as do
 from mesh.core import events as ev
 from mesh.core.ids import AttemptId, TaskId
-from mesh.core.lattice import FAILED, RELEASED, SUCCEEDED, Outcome
+from mesh.core.lattice import FAILED, RELEASED, SUCCEEDED, Checkpoint, Outcome
 from mesh.core.needs import shares_of
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Runners:
         self.failed: dict[TaskId, set[AttemptId]] = {}  # the truth about failures
         self._slots: dict[tuple[int, int], list[do.Assignment]] = {}
         self.over: set[AttemptId] = set()  # released or failed: what they did is known to have ended
+        self.saved: dict[TaskId, set[Checkpoint]] = {}  # the truth about checkpoints
         self._runs: dict[TaskId, dict[AttemptId, int]] = {}  # of hold tasks: attempts handed to a runner
 
     def begin(self, host: Host, effect: do.BeginAttempts) -> None:
@@ -42,6 +44,7 @@ class Runners:
             if assignment.attempt in self.begun:
                 self.world.violate(f"{assignment.attempt} was begun twice: a double grant")
             self._check_alone(host, assignment)
+            self._check_resume(host, assignment)
             self.begun[assignment.attempt] = host
             self._check_held(host, assignment)
         self._slots[key] = list(effect.assignments)
@@ -55,6 +58,12 @@ class Runners:
             for running in queue:
                 if running.task.id == assignment.task.id and other.up and self.world.calm_for > QUIET:
                     self.world.violate(f"{assignment.task.id} begins on {host.name} and runs on {other.name}")
+
+    def _check_resume(self, host: Host, assignment: do.Assignment) -> None:
+        """It may go on from what was saved, and from nothing else."""
+        resume = list(assignment.resume)
+        if resume != sorted(resume, reverse=True) or not set(resume) <= self.saved.get(assignment.task.id, set()):
+            self.world.violate(f"{assignment.task.id} shall go on from {resume} on {host.name}, which it never saved")
 
     def _check_held(self, host: Host, assignment: do.Assignment) -> None:
         """What must not run twice begins in one run only after all that began before is known to have ended in vain.
@@ -139,7 +148,29 @@ class Runners:
             ended = SUCCEEDED, Outcome(result=b"r", digest=digest, finished_ms=now_ms, micros=micros)
             if seconds > 2:
                 self.world.after(1.0, self._progress, host, machine, assignment.attempt)
+        if self.world.plan.saves and seconds > 0.1:
+            self._save(host, machine, assignment, seconds, dice.randint(1, 5))
         self.world.after(0.001 + seconds, self._end, host, machine, slot, assignment, *ended)
+
+    def _save(self, host: Host, machine: Machine | None, assignment: do.Assignment, seconds: float, count: int) -> None:
+        """It goes on from the newest one, and saves so many more, evenly."""
+        first = 0
+        if assignment.resume:
+            first = assignment.resume[0].step + 1
+            event: ev.Event = ev.AttemptResumed(assignment.attempt, assignment.resume[0].blob)
+            self.world.after(0.002, self._tell, host, machine, event)
+        for number in range(1, count + 1):
+            name = f"{assignment.attempt}/{number}"
+            checkpoint = Checkpoint(
+                assignment.run, first + number, assignment.attempt, number,
+                blake2b(name.encode(), digest_size=32).hexdigest(), 10,
+            )  # fmt: skip
+            self.saved.setdefault(assignment.task.id, set()).add(checkpoint)
+            self.world.after(seconds * number / (count + 1), self._tell, host, machine, ev.AttemptSaved(checkpoint))
+
+    def _tell(self, host: Host, machine: Machine | None, event: ev.Event) -> None:
+        if host.machine is machine and machine is not None and host.asleep_since is None:
+            self.world.feed(host, event)
 
     def _began(self, host: Host, machine: Machine, attempt: AttemptId, now_ms: int) -> None:
         if host.machine is machine:
