@@ -49,7 +49,7 @@ class Checkpoint:
             ValueError: the step is negative.
             MeshError: the one before could not be written, this one is not saved; or meshd cannot be reached.
         """
-        attempt = _attempt()
+        attempt = current()
         with attempt.lock:
             step, numbers = attempt.checked(step, metrics)
             attempt.settle()
@@ -73,7 +73,7 @@ class Checkpoint:
                 what = f"the checkpoint of step {reading.found.step} holds no state"
                 raise MeshError(what, error.why, "load it the way it was saved, as files or shards") from error
 
-        attempt = _attempt()
+        attempt = current()
         with attempt.lock:
             attempt.settle()
             loaded = None if attempt.store is None else attempt.store.load(use)
@@ -97,7 +97,7 @@ class Checkpoint:
         from mesh.blob.files import write_blob
         from mesh.blob.trees import File, scan
 
-        attempt = _attempt()
+        attempt = current()
         with attempt.lock:
             step, numbers = attempt.checked(step, metrics)
             attempt.settle()
@@ -121,7 +121,7 @@ class Checkpoint:
         """
         from mesh.task.landing import land
 
-        attempt = _attempt()
+        attempt = current()
         with attempt.lock:
             attempt.settle()
             if attempt.store is None:
@@ -135,7 +135,7 @@ class Checkpoint:
     @property
     def writing(self) -> bool:
         """Whether the last one is still being written here: another would have to wait for it."""
-        thread = _attempt().thread
+        thread = current().thread
         return thread is not None and thread.is_alive()
 
 
@@ -225,7 +225,7 @@ _attempts: dict[tuple[int, str], Attempt] = {}
 _registered = False
 
 
-def _attempt() -> Attempt:
+def current() -> Attempt:
     """That of this process: one that a function forked has its own."""
     global _registered
     key = os.getpid(), os.environ.get("MESH_ATTEMPT", "")

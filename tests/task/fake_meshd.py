@@ -55,7 +55,8 @@ class FakeMeshd:
         self._server.shutdown()
         self._server.server_close()
 
-    def environment(self, attempt: str = "j.1.1") -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        attempt = self.socket.parent.name  # no other test's
         return {"MESH_TASK_SOCKET": str(self.socket), "MESH_ATTEMPT": attempt, "MESH_TASK_SECRET": SECRET}
 
     def newest(self) -> Saved | None:
@@ -135,5 +136,6 @@ def meshd(store: Path, patch: pytest.MonkeyPatch) -> Iterator[FakeMeshd]:
             fake.answers.set()
             checkpoints.finish()
     finally:
+        fake.answers.set()
         fake.close()
         shutil.rmtree(folder)
