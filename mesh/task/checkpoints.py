@@ -143,7 +143,7 @@ class Attempt:
     """What one process knows of the checkpoints of its attempt. Guarded by ``lock``."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a signal may come during a save, and its handler save too
         self.store: Store | None = None  # none outside a mesh task
         self.next = 0  # the step of a checkpoint that does not say
         self.thread: threading.Thread | None = None
@@ -186,9 +186,10 @@ class Attempt:
 
     def settle(self) -> None:
         """Wait until what is being written is; raises why it could not be."""
-        if self.thread is not None:
-            self.thread.join()
-            self.thread = None
+        while (thread := self.thread) is not None:
+            thread.join()
+            if self.thread is thread:  # else a signal's handler has saved meanwhile
+                self.thread = None
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -198,6 +199,7 @@ class Attempt:
 
         spare, self._spare = self._spare, None
         taken = snapshot(state, spare)
+        self.settle()
         self._spare = taken
         if self.store is None:
             self.tell()

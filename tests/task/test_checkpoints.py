@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +26,18 @@ checkpoint = task.checkpoint
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeMeshd]:
     with meshd(tmp_path / "store", monkeypatch) as one:
         yield one
+
+
+@pytest.fixture
+def restored() -> Iterator[Callable[[Callable[..., object]], None]]:
+    """Sets the handler of SIGUSR1 for one test."""
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def install(handler: Callable[..., object]) -> None:
+        signal.signal(signal.SIGUSR1, handler)
+
+    yield install
+    signal.signal(signal.SIGUSR1, before)
 
 
 def new_attempt() -> None:
@@ -139,6 +153,53 @@ def test_stops_between_bytes_are_no_answers(fake: FakeMeshd) -> None:
     assert checkpoint.load() == {"text": "a" * 100_000}
     task.report(loss=1)
     assert task.should_stop()
+
+
+def signal_main(number: int) -> None:
+    ident = threading.main_thread().ident
+    assert ident is not None
+    signal.pthread_kill(ident, number)
+
+
+def test_a_wait_that_was_interrupted_leaves_no_answer_to_the_next_request(
+    fake: FakeMeshd, restored: Callable[[Callable[..., object]], None]
+) -> None:
+    checkpoint.save({"step": 1})
+    checkpoint.load()
+    over = threading.Event()
+
+    def interrupt(message: dict[str, Any]) -> bytes:
+        signal_main(signal.SIGUSR1)
+        over.wait()
+        return b""
+
+    def handler(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    restored(handler)
+    fake.before_answer = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.load()
+    fake.before_answer = lambda message: b""
+    over.set()
+    checkpoint.save({"step": 2})
+    assert checkpoint.load() == {"step": 2}
+
+
+def test_the_handler_of_a_signal_may_save_during_a_save(
+    fake: FakeMeshd, restored: Callable[[Callable[..., object]], None]
+) -> None:
+    def interrupt(message: dict[str, Any]) -> bytes:
+        if message.get("step") == 1:
+            signal_main(signal.SIGUSR1)
+        return b""
+
+    restored(lambda *_: checkpoint.save({}, 9))
+    fake.before_answer = interrupt
+    checkpoint.save({}, 1)
+    checkpoint.save({}, 2)
+    new_attempt()
+    assert sorted(one.step for one in fake.saved) == [1, 2, 9]
 
 
 # -- files
