@@ -23,6 +23,7 @@ from mesh.task.api import Metrics, number
 from mesh.task.line import from_environment
 
 if TYPE_CHECKING:
+    from mesh.blob.files import ChunkFiles
     from mesh.blob.states import Snapshot
     from mesh.task.store import Reading, Store
 
@@ -210,10 +211,8 @@ class Attempt:
         self.next = step + 1
 
     def _write(self, store: Store, taken: Snapshot, step: int, metrics: Metrics) -> None:
-        from mesh.blob.files import write_blob
-
         try:
-            store.keep(write_blob(store.files(), taken.segments()), step, metrics)
+            store.keep(_written(store.files(), taken), step, metrics)
         except Exception as error:  # noqa: BLE001  the next call raises it
             self._error = error
 
@@ -221,6 +220,21 @@ class Attempt:
         if not self._told:
             self._told = True
             print("mesh: outside a mesh task no checkpoint is kept", file=sys.stderr, flush=True)
+
+
+def _written(files: ChunkFiles, taken: Snapshot) -> bytes:
+    from mesh.blob.files import write_blob
+    from mesh.blob.manifest import cut, manifest_of
+
+    try:
+        return write_blob(files, taken.segments())
+    except RuntimeError:
+        # No thread can be started: Python 3.12.0 and 3.12.1 refuse it as soon as the interpreter ends, and any
+        # system does where its user has too many.
+        chunks = [files.put(piece) for piece in cut(taken.segments())]
+        for chunk in chunks:
+            files.settle([chunk])
+        return manifest_of(chunks).encode()
 
 
 _attempts: dict[tuple[int, str], Attempt] = {}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,17 @@ def test_a_write_that_failed_is_told_by_the_next_call_and_then_it_goes_on(fake: 
     fake.refused.clear()
     checkpoint.save({"step": 4})
     assert checkpoint.load() == {"step": 4}
+
+
+def test_where_no_thread_can_be_started_for_it_one_thread_writes(
+    fake: FakeMeshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", refuse)
+    checkpoint.save({"texts": ["x" * (3 << 20)]})
+    assert checkpoint.load() == {"texts": ["x" * (3 << 20)]}
 
 
 def test_a_damaged_chunk_is_asked_for_once_more(fake: FakeMeshd) -> None:

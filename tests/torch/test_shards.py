@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import DefaultLoadPlanner
+from torch.distributed.checkpoint.planner import LoadPlan
 
 from mesh import task
-from mesh.core.errors import BlobCorrupt, MeshError
+from mesh.core.errors import BlobCorrupt, Conflict, MeshError
 from mesh.task import checkpoints
 from mesh.torch import CheckpointReader, CheckpointWriter, index
 from tests.task.fake_meshd import FakeMeshd, meshd
@@ -143,6 +145,17 @@ def test_a_damaged_chunk_is_asked_for_once_more(fake: FakeMeshd) -> None:
     with pytest.raises(BaseException, match="is damaged") as raised:
         load({"full": torch.zeros(1 << 19)})
     assert "BlobCorrupt" in str(raised.value)
+
+
+def test_processes_that_opened_different_checkpoints_do_not_mix_them(fake: FakeMeshd) -> None:
+    save({"a": torch.zeros(1)})
+    early = CheckpointReader()
+    save({"a": torch.ones(1)})
+    late = CheckpointReader()
+    (plan,) = early.prepare_global_plan([LoadPlan([])])
+    early.read_data(plan, DefaultLoadPlanner())
+    with pytest.raises(Conflict, match="make new readers"):
+        late.read_data(plan, DefaultLoadPlanner())
 
 
 def test_outside_a_mesh_task_nothing_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
