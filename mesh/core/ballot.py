@@ -79,25 +79,29 @@ class Ballot(NamedTuple):
         """By id."""
         return sorted((entry for page in self.pages for entry in page if entry is not None), key=lambda entry: entry[0])
 
-    def explain(self, node: NodeId, place: Place) -> Explanation:
-        """Why ``node`` was chosen, and why every other one was not."""
+    def explain(self, node: NodeId, place: Place, near: bool = False) -> Explanation:
+        """Why ``node`` was chosen, and why every other one was not. ``near``: since it has what the task reads."""
         nodes = []
-        why = self.why(place)
+        why = self.why(place, near)
         for other, verdict in self.verdicts():
-            reason = why if other == node else str(self._lost(verdict, place))
+            reason = why if other == node else str(self._lost(verdict, place, near))
             nodes.append((other, isinstance(verdict, Place) or not verdict.never, reason))
         return Explanation(node, why, tuple(nodes))
 
-    def why(self, place: Place) -> str:
+    def why(self, place: Place, near: bool = False) -> str:
         need = needs.words(self.shape.alternatives[place.alternative])
         room = "its queue takes it" if place.queued else f"{need} free now"
+        if near:
+            return f"{room}; it has what the task reads"
         if not self.measured:
             return f"{room}; how long this kind of task takes is not measured yet"
         return f"{room}; done in an estimated {reasons.seconds(place.micros)}, and no node is sooner"
 
-    def _lost(self, verdict: Verdict, to: Place) -> Why:
+    def _lost(self, verdict: Verdict, to: Place, near: bool) -> Why:
         if isinstance(verdict, Why):
             return verdict
+        if near and (verdict.late, verdict.alternative, verdict.micros) <= (to.late, to.alternative, to.micros):
+            return Why(reasons.FARTHER)
         if verdict.late and not to.late:
             return Why(reasons.BEHIND)
         if verdict.alternative != to.alternative:

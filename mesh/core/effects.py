@@ -121,6 +121,13 @@ class CopyBlob(NamedTuple):
     holders: tuple[tuple[NodeId, str], ...]
 
 
+class BlobsSpared(NamedTuple):
+    """Of the last ``BlobsDoubted`` these may go. ``why``: why none; empty: all that may are named."""
+
+    blobs: tuple[BlobId, ...]
+    why: str
+
+
 class TasksChanged(NamedTuple):
     """These ended for their users, durably; or are open again. Whoever waits for them may look."""
 
@@ -159,5 +166,5 @@ class Exit(NamedTuple):
 
 Effect: TypeAlias = (
     Persist | Send | Dial | Hangup | ServePull | Released | BeginAttempts | StopAttempts | Answer | TasksChanged
-    | JobsChanged | LeaderChanged | Notice | Drained | Exit | BlobFound | CopyBlob
+    | JobsChanged | LeaderChanged | Notice | Drained | Exit | BlobFound | CopyBlob | BlobsSpared
 )  # fmt: skip

@@ -190,6 +190,12 @@ class CopyRefused(NamedTuple):
     reason: str
 
 
+class BlobsDoubted(NamedTuple):
+    """There is no room: which of these, which are here, may go? ``BlobsSpared`` follows, once a leader can say."""
+
+    blobs: tuple[BlobId, ...]  # at most 1,000, those that should go first
+
+
 class DrainAsked(NamedTuple):
     """Stop bidding, finish or release what runs, hand over, leave. ``Drained`` follows."""
 
@@ -202,5 +208,5 @@ Event: TypeAlias = (
     Ticked | Resumed | AddressFound | LinkUp | LinkRefused | LinkDown | DialFailed | Received | MessageUnreadable
     | JournalSynced | JournalFailed | SuccessorSynced | Measured | AttemptsBegan | AttemptsEnded | AttemptsProgressed
     | AttemptSaved | AttemptResumed | Submitted | CancelAsked | PauseAsked | PriorityAsked | RetryAsked | DeleteAsked
-    | ForgetAsked | DrainAsked | BlobsChanged | BlobSought | BlobSettled | CopyRefused
+    | ForgetAsked | DrainAsked | BlobsChanged | BlobSought | BlobSettled | CopyRefused | BlobsDoubted
 )  # fmt: skip

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections import deque
 
-from mesh.core.effects import BlobFound, CopyBlob
+from mesh.core.effects import BlobFound, BlobsSpared, CopyBlob
 from mesh.core.events import BlobsChanged, BlobSought
 from mesh.core.ids import NO_CLAIM, BlobId, Claim, Life
-from mesh.core.messages import Copy, CopyFailed, Found, Holds, HoldsSeen, Seek
+from mesh.core.messages import Copy, CopyFailed, Found, Holds, HoldsSeen, Seek, Spare, Spared
 from mesh.core.outbox import Outbox
 from mesh.core.params import Params
 
@@ -40,6 +40,9 @@ class Holder:
         self._unseen: deque[Holds] = deque()
         self._sent_at = 0.0
         self._declare = False
+        self._doubted: tuple[BlobId, ...] = ()  # of which is asked whether they may go
+        self._questions = 0
+        self._asked_at: float | None = None
         self._gained: dict[BlobId, int] = {}  # not told yet
         self._lost: dict[BlobId, None] = {}
 
@@ -50,6 +53,7 @@ class Holder:
         self.claim, self._declare = claim, claim != NO_CLAIM
         for sought in self.sought.values():
             sought.told = None
+        self._asked_at = None
 
     def on_changed(self, event: BlobsChanged) -> None:
         self.free = event.free
@@ -70,12 +74,16 @@ class Holder:
     def on_settled(self, blob: BlobId) -> None:
         self.sought.pop(blob, None)
 
+    def on_doubted(self, blobs: tuple[BlobId, ...]) -> None:
+        self._doubted, self._asked_at = blobs, None
+        self._questions += 1
+
     def on_refused_copy(self, blob: BlobId, reason: str) -> None:
         self.copying.discard(blob)
         if self.claim != NO_CLAIM:
             self.out.send(self.claim.leader, CopyFailed(self.claim, blob, reason))
 
-    def on_message(self, message: HoldsSeen | Found | Copy, now: float) -> None:
+    def on_message(self, message: HoldsSeen | Found | Copy | Spared, now: float) -> None:
         if message.claim != self.claim:
             return
         match message:
@@ -83,6 +91,9 @@ class Holder:
                 self._on_seen(message, now)
             case Found() if message.blob in self.sought:
                 self.out.do(BlobFound(*message[1:]))
+            case Spared() if self._doubted and message.number == self._questions:
+                self._doubted = ()
+                self.out.do(BlobsSpared(message.blobs, message.why))
             case Copy() if message.blob not in self.held and message.blob not in self.copying:
                 self.copying.add(message.blob)
                 self.out.do(CopyBlob(message.blob, message.size, message.holders))
@@ -117,6 +128,10 @@ class Holder:
                 sought.told = now
                 self.out.send(self.claim.leader, Seek(self.claim, blob, sought.size, sought.copies, sought.like))
 
+        if self._doubted and (self._asked_at is None or now - self._asked_at >= self.params.seek_again):
+            self._asked_at = now
+            self.out.send(self.claim.leader, Spare(self.claim, self._questions, self._doubted))
+
     def _tell(self, now: float, *, declares: bool) -> None:
         gained, lost, size = list(self._gained.items()), list(self._lost), self.params.slice_records
         self._gained, self._lost = {}, {}
@@ -140,4 +155,6 @@ class Holder:
         ]
         if self._unseen:
             times.append(self._sent_at + self.params.resend_after)
+        if self._doubted:
+            times.append(0.0 if self._asked_at is None else self._asked_at + self.params.seek_again)
         return min(times, default=None)

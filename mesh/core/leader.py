@@ -9,7 +9,8 @@ is not settled, in slices) and OPEN (it grants everything, and may say that it d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from mesh.core import owners
 from mesh.core.account import Account
@@ -20,19 +21,20 @@ from mesh.core.events import Asked, DeleteAsked, ForgetAsked, Submitted
 from mesh.core.gathering import Gathering
 from mesh.core.held import NOTHING
 from mesh.core.identity import Me
-from mesh.core.ids import NO_CLAIM, AttemptId, Claim, JobId, Life, NodeId, TaskId, attempt_id, granter, job_of
+from mesh.core.ids import NO_CLAIM, AttemptId, BlobId, Claim, JobId, Life, NodeId, TaskId, attempt_id, granter, job_of
 from mesh.core.lattice import LOST, OFFERED, RELEASED, RUNNING, Attempt, Deleted, Outcome, Record, Resources, Task
 from mesh.core.ledger import TaskState
 from mesh.core.losses import Losses
 from mesh.core.matching import Decision, Matching
 from mesh.core.members import Members, Peer
-from mesh.core.messages import Grant, Refused, Report
+from mesh.core.messages import Grant, Refused, Report, Spare
 from mesh.core.outbox import Outbox
 from mesh.core.owners import NOT_COUNTED
 from mesh.core.params import Params
 from mesh.core.puller import Puller
 from mesh.core.ready import Loads
 from mesh.core.session import Session, Talk
+from mesh.core.spare import SpareBlobs
 from mesh.core.tasks import Tasks
 
 CLOSED, PULLING, REBUILDING, OPEN = "closed", "pulling", "rebuilding", "open"
@@ -45,7 +47,17 @@ REFUSED = "refused"  # RELEASED because that node cannot do such work at the mom
 
 
 class Leader:
-    def __init__(self, me: Me, params: Params, members: Members, puller: Puller, out: Outbox) -> None:
+    def __init__(
+        self,
+        me: Me,
+        params: Params,
+        members: Members,
+        puller: Puller,
+        out: Outbox,
+        holders: Callable[[BlobId], Collection[NodeId]] = lambda blob: (),
+    ) -> None:
+        """``holders``: who has a blob, as far as is known."""
+        self.holders = holders
         self.me, self.params, self.members, self.puller, self.out = me, params, members, puller, out
         self.ledger = out.ledger
         self.phase = CLOSED
@@ -55,10 +67,11 @@ class Leader:
         self.gathering = Gathering(params, members, puller, out)
         self.losses = Losses(params, members, out.ledger)
         self.control = Control(params, out, self.tasks, self._on_deleted, self.name)
+        self.spare = SpareBlobs(params, out)
         self.loads = Loads()
         self.sessions: dict[NodeId, Session] = {}
         self.accounts: dict[NodeId, Account] = {}
-        self._matching = Matching(params)  # of the accounts whose nodes have said all that they hold
+        self._matching = Matching(params, self._near)  # of the accounts whose nodes have said all that they hold
         self.decisions: dict[AttemptId, Decision] = {}  # of open attempts: why they are where they are
         self.past: dict[TaskId, Decision] = {}  # of the last tasks that ended, for those who ask why afterwards
         self.progress: dict[AttemptId, bytes] = {}
@@ -110,11 +123,12 @@ class Leader:
         self._rebuild = None
         self.tasks.close()
         self.control.close()
+        self.spare.close()
 
     def _clear_sessions(self) -> None:
         self.sessions.clear()
         self.accounts.clear()
-        self._matching = Matching(self.params)
+        self._matching = Matching(self.params, self._near)
         self._talk.clear()
         self._early.clear()
 
@@ -443,8 +457,15 @@ class Leader:
                 self.sessions[node].send(self.claim, self.params, self.out, now)
         self.tasks.tell()
 
+    def on_spare(self, node: NodeId, question: Spare) -> None:
+        if question.claim == self.claim and self.phase != CLOSED:
+            self.spare.ask(node, question)
+
     def _advance(self, now: float) -> None:
         self.control.advance()
+        if self.spare.busy:
+            # What members know that are away is kept on their side.
+            self.spare.advance(self.claim, "" if self.phase == OPEN else "the leader is still gathering journals")
         self.tasks.advance(now)
         if self.phase == PULLING and (self.claim.established or not self._known_others()):
             if self.gathering.under_way(now):
@@ -515,7 +536,7 @@ class Leader:
         times.extend(since + self.params.lost_after for since in self._early.values())
         if self.tasks.dirty and not self.trouble:
             times.append(self._hold_until)
-        if self._rebuild is not None or self.control.busy or self.tasks.busy:
+        if self._rebuild is not None or self.control.busy or self.tasks.busy or self.spare.busy:
             times.append(0.0)
         return min((time for time in times if time is not None), default=None)
 
@@ -528,6 +549,17 @@ class Leader:
             self._grant(decision, now)
         if len(decisions) >= GRANTS_AT_ONCE:
             self.tasks.dirty = True  # there may be more: in the next step
+
+    def _near(self, task: Task) -> Collection[NodeId]:
+        """The nodes that have most of the blobs that it reads, its newest checkpoint among them."""
+        state = self.ledger.tasks[task.id]
+        resume = of_task(state.tries, task.shape.checkpoints)[:1] if state.tries else ()
+        blobs = (*task.needs, *(checkpoint.blob for checkpoint in resume))
+        if not blobs:
+            return ()
+        counts = Counter(node for blob in blobs for node in self.holders(blob))
+        most = max(counts.values(), default=0)
+        return [node for node, count in counts.items() if count == most]
 
     def _grant(self, decision: Decision, now: float) -> None:
         task = decision.task

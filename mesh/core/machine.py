@@ -11,7 +11,7 @@ This module owns how the parts meet: ``members`` (who is there), ``door`` (who i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from mesh.core import identity, owners, valid
@@ -28,6 +28,7 @@ from mesh.core.events import (
     AttemptsEnded,
     AttemptsProgressed,
     BlobsChanged,
+    BlobsDoubted,
     BlobSettled,
     BlobSought,
     CancelAsked,
@@ -56,7 +57,7 @@ from mesh.core.events import (
 from mesh.core.holder import Holder
 from mesh.core.holdings import Holdings
 from mesh.core.identity import Me
-from mesh.core.ids import NO_CLAIM, Claim, NodeId
+from mesh.core.ids import NO_CLAIM, BlobId, Claim, NodeId
 from mesh.core.lattice import Lived, Mesh, Record
 from mesh.core.leader import Leader
 from mesh.core.ledger import Ledger
@@ -77,6 +78,8 @@ from mesh.core.messages import (
     Refused,
     Report,
     Seek,
+    Spare,
+    Spared,
 )
 from mesh.core.outbox import Outbox
 from mesh.core.params import Params
@@ -112,7 +115,7 @@ class Machine:
         self.election = Election(me, params, self.members, self.out, self.copies, self.puller.caught_up)
         self.door = Door(me, self.members, self.out, lambda: self.election.leading)
         self.worker = Worker(me, params, self.out)
-        self.leader = Leader(me, params, self.members, self.puller, self.out)
+        self.leader = Leader(me, params, self.members, self.puller, self.out, self._holders)
         self.holder = Holder(me.life, params, self.out)
         self.holdings = Holdings(me.node, me.address, me.role, params, self.members, self.out)
         self._wanted: set[NodeId] | None = None  # whom to dial, as of the last step; None: everyone
@@ -303,7 +306,9 @@ class Machine:
                 self.holdings.on_seek(sender, message, now)
             case CopyFailed():
                 self.holdings.on_copy_failed(sender, message, now)
-            case HoldsSeen() | Found() | Copy():
+            case Spare():
+                self.leader.on_spare(sender, message)
+            case HoldsSeen() | Found() | Copy() | Spared():
                 self.holder.on_message(message, now)
             case Refused() if message.highest == self._claim and sender == self._claim.leader:
                 self.worker.on_refused()
@@ -407,6 +412,9 @@ class Machine:
             beat = None if peer is None else peer.heartbeat
             recruited = beat is not None and beat.claim == claim and self.me.node in beat.successors
             self.puller.follow(claim.leader, recruited, now)
+
+    def _holders(self, blob: BlobId) -> Collection[NodeId]:
+        return self.holdings.holders.get(blob, ())
 
     def _follows(self, now: float) -> bool:
         return not self._leading and self.election.leader_alive(now)
@@ -523,4 +531,5 @@ _HANDLERS: dict[type, Callable[[Machine, Any, float], None]] = {
     BlobSought: lambda m, e, now: m.holder.on_sought(e),
     BlobSettled: lambda m, e, now: m.holder.on_settled(e.blob),
     CopyRefused: lambda m, e, now: m.holder.on_refused_copy(e.blob, e.reason),
+    BlobsDoubted: lambda m, e, now: m.holder.on_doubted(e.blobs),
 }

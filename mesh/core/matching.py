@@ -11,7 +11,7 @@ What is decided is decided with its reasons, which become words only when somebo
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from mesh.core import reasons
@@ -42,14 +42,15 @@ class Decision(NamedTuple):
     devices: tuple[str, ...]
     place: Place
     ballot: Ballot
+    near: bool = False  # it was chosen since it has what the task reads
 
     @property
     def why(self) -> str:
-        return self.ballot.why(self.place)
+        return self.ballot.why(self.place, self.near)
 
     def explain(self) -> Explanation:
         """The choice and every node's reason, as they were when it was made."""
-        return self.ballot.explain(self.node, self.place)
+        return self.ballot.explain(self.node, self.place, self.near)
 
 
 class Matching:
@@ -58,8 +59,9 @@ class Matching:
     Its caller's duty: to :meth:`add` an account once it says all that its node holds, and to :meth:`remove` it.
     """
 
-    def __init__(self, params: Params) -> None:
-        self.params = params
+    def __init__(self, params: Params, near: Callable[[Task], Collection[NodeId]] = lambda task: ()) -> None:
+        """``near``: the nodes that have most of what a task reads; none: it reads nothing, or nobody has any."""
+        self.params, self.near = params, near
         self.accounts: dict[NodeId, Account] = {}
         self.changes = Changes()
         self.there: dict[NodeId, Account] = {}  # those that are not away
@@ -211,9 +213,12 @@ class _Round:
                 if heads:
                     self._keep(cls, turn)
                 continue
-            place, account, shape = candidate.place, candidate.account, cls.shape
-            task = ready.pop(cls)
-            decisions.append(Decision(task, account.node, place.alternative, place.devices, place, turn.ballot()))
+            task, shape = ready.pop(cls), cls.shape
+            first, candidate = candidate, turn.nearer(candidate, matching.near(task), now)
+            place, account = candidate.place, candidate.account
+            assert place is not None, "who is chosen has room"
+            near = candidate is not first
+            decisions.append(Decision(task, account.node, place.alternative, place.devices, place, turn.ballot(), near))
             account.take(task.id, job, shape, place, now)
             loads.opened(job, shape.alternatives[place.alternative])
             if not turn.again(candidate, now):

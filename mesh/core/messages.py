@@ -200,6 +200,23 @@ class CopyFailed(NamedTuple):
     reason: str
 
 
+class Spare(NamedTuple):
+    """Node to leader: which of these blobs, that it has, does the ledger refer to no more? Repeated until answered."""
+
+    claim: Claim
+    number: int  # of its questions; echoed
+    blobs: tuple[BlobId, ...]
+
+
+class Spared(NamedTuple):
+    """The answer to a Spare: these may go."""
+
+    claim: Claim
+    number: int
+    blobs: tuple[BlobId, ...]
+    why: str  # why that cannot be said, and none may go; empty: it can
+
+
 class Device(NamedTuple):
     """An accelerator."""
 
@@ -280,7 +297,7 @@ class Orders(NamedTuple):
     session: int = 0  # the worker's, that these belong to
 
 
-BlobMessage: TypeAlias = Holds | HoldsSeen | Seek | Found | Copy | CopyFailed
+BlobMessage: TypeAlias = Holds | HoldsSeen | Seek | Found | Copy | CopyFailed | Spare | Spared
 Message: TypeAlias = (
     Heartbeat | Verdict | YieldRequest | Yield | Refused | Relayed | Pull | Pulled | Report | Orders | BlobMessage
 )  # fmt: skip

@@ -35,6 +35,7 @@ MIN_PRIORITY, MAX_PRIORITY, PYTHON, CANNOT, NO_SLOTS = "min priority", "max prio
 NO_BID, UNWILLING, BARRED = "no bid", "unwilling", "barred"
 BUSY_SLOTS, BUSY_CORES, BUSY_MEMORY, BUSY_GPUS = "busy slots", "busy cores", "busy memory", "busy gpus"
 QUEUE_FULL, KEPT, LATER, TIE, BEHIND, OTHER = "queue full", "kept", "later", "tie", "behind", "other"
+FARTHER = "farther"
 ALTERNATIVES = "alternatives"
 # Of a hold task, whichever node it is: what it waits for.
 MAY_RUN, OWNED = "may run", "owned"
@@ -142,6 +143,7 @@ _WORDS: dict[str, Callable[..., str]] = {
     KEPT: lambda job, what: f"kept free for job {job}, which needs {what}",
     LATER: lambda this, that: f"would finish in {seconds(this)}, the chosen node in {seconds(that)}",
     TIE: lambda: "would finish no sooner, and the lower id goes first",
+    FARTHER: lambda: "would have to fetch what the task reads",
     BEHIND: lambda: "would wait there behind a task of unknown duration",
     OTHER: lambda what: f"has room only for {what}, which the task lists later",
     ALTERNATIVES: lambda *whys: "; or ".join(str(why) for why in whys),

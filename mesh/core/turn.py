@@ -8,6 +8,7 @@ O(log nodes) for each grant and each change, however many nodes there are.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Collection
 from typing import TypeAlias
 
 from mesh.core.account import Account
@@ -20,6 +21,8 @@ from mesh.core.ready import ClassKey
 from mesh.core.reasons import Why
 
 GUESS_MICROS = 1_000_000  # of a kind that no node has measured
+
+DETOUR = 1.5  # times as long as on the best node, where what it reads need not travel
 
 _Entry: TypeAlias = tuple[bool, int, int, NodeId]  # late, alternative, micros: what is less is better
 
@@ -37,6 +40,11 @@ class Candidate:
     def entry(self) -> _Entry | None:
         place = self.place
         return None if place is None else (place.late, place.alternative, place.micros, self.account.node)
+
+
+def _micros(candidate: Candidate) -> int:
+    assert candidate.place is not None
+    return candidate.place.micros
 
 
 class Turn:
@@ -125,14 +133,36 @@ class Turn:
                 self.again(candidate, now)
         return None
 
+    def nearer(self, best: Candidate, near: Collection[NodeId], now: float) -> Candidate:
+        """One of these where it can begin now and is not done much later than on the best; else the best."""
+        place = best.place
+        if place is None or not near or best.account.node in near:
+            return best
+        found = best
+        for node in sorted(near):
+            candidate = self.candidates.get(node)
+            if candidate is None:
+                continue
+            if candidate.version != candidate.account.version:
+                self._ask_again(candidate, now)
+            here = candidate.place
+            if here is None or here.queued or here.late > place.late or here.alternative > place.alternative:
+                continue
+            if here.micros <= place.micros * DETOUR and (found is best or here.micros < _micros(found)):
+                found = candidate
+        return found
+
     def again(self, candidate: Candidate, now: float) -> bool:
-        """Ask the node at the top again, after its room changed. False: it has none for this shape any more."""
-        entry = self._ask(candidate, now)
-        if entry is None:
+        """Ask a node again, after its room changed. False: it has none for this shape any more."""
+        if self._heap and self._heap[0] == candidate.entry():
             heapq.heappop(self._heap)
-            return False
-        heapq.heapreplace(self._heap, entry)
-        return True
+        return self._ask_again(candidate, now)
+
+    def _ask_again(self, candidate: Candidate, now: float) -> bool:
+        entry = self._ask(candidate, now)
+        if entry is not None:
+            heapq.heappush(self._heap, entry)
+        return entry is not None
 
     def _ask(self, candidate: Candidate, now: float, own: bool = False) -> _Entry | None:
         account = candidate.account

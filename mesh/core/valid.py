@@ -61,6 +61,8 @@ from mesh.core.messages import (
     Relayed,
     Report,
     Seek,
+    Spare,
+    Spared,
     Verdict,
     Yield,
     YieldRequest,
@@ -477,6 +479,12 @@ def _copy(sender: NodeId, copy: Copy) -> str:
     return _blob(copy.blob) or next(filter(None, named), "") or _any_claim(copy.claim)
 
 
+def _spare(sender: NodeId, spare: Spare | Spared) -> str:
+    if not 0 < spare.number < MOST:
+        return f"question {spare.number} of which blobs may go"
+    return next(filter(None, map(_blob, spare.blobs)), "") or _any_claim(spare.claim)
+
+
 def _copy_failed(sender: NodeId, failed: CopyFailed) -> str:
     return _blob(failed.blob) or _any_claim(failed.claim)
 
@@ -498,4 +506,6 @@ _MESSAGES: dict[type, Callable[[NodeId, Any], str]] = {
     Found: _found,
     Copy: _copy,
     CopyFailed: _copy_failed,
+    Spare: _spare,
+    Spared: _spare,
 }

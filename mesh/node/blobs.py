@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from mesh.blob.manifest import is_name, name, parse
-from mesh.core.effects import BlobFound, CopyBlob
-from mesh.core.errors import BlobCorrupt, BlobMissing, MeshError, NoLeader
-from mesh.core.events import BlobsChanged, BlobSettled, BlobSought, CopyRefused, Event
+from mesh.core.effects import BlobFound, BlobsSpared, CopyBlob
+from mesh.core.errors import BlobCorrupt, BlobMissing, MeshError, NoLeader, QuotaExceeded
+from mesh.core.events import BlobsChanged, BlobsDoubted, BlobSettled, BlobSought, CopyRefused, Event
 from mesh.core.ids import BlobId, NodeId
 from mesh.shell.blobs import Blobs
 from mesh.shell.transfer import Transfer
@@ -28,6 +29,9 @@ log = logging.getLogger("mesh")
 
 PATIENCE = 30.0  # seconds that a fetch waits for a leader that says who has a blob
 PROGRESS_EVERY = 0.1  # seconds
+DOUBTED = 1000  # blobs that the leader is asked about at a time, those first that were not used for longest
+
+T = TypeVar("T")
 
 
 class Poster(Protocol):
@@ -80,6 +84,8 @@ class NodeBlobs:
         self._arriving: Counter[BlobId] = Counter()  # how many bring chunks of it
         self._entering = asyncio.Lock()
         self._closing = False
+        self._making_room: asyncio.Task[str] | None = None
+        self._spared: asyncio.Future[BlobsSpared] | None = None
         self._copying: set[asyncio.Task[None]] = set()
 
     def handlers(self) -> Handlers:
@@ -88,6 +94,7 @@ class NodeBlobs:
     def declare(self) -> None:
         """Tell the machine what is here: before its first step, or its leader would hear that it is nothing."""
         self._store.tell(self._on_lost)
+        self._store.offer(())  # until its leader says so nothing goes
         self._changed([(entry.blob, entry.size) for entry in self._store.listing() if entry.complete])
         if self._store.damage:
             log.warning("%s", self._store.damage, extra={"event": "blobs_damaged"})
@@ -147,7 +154,7 @@ class NodeBlobs:
     async def begin(self, manifest: bytes) -> int:
         blob = name(manifest)
         await self._enter(blob)
-        beginning = asyncio.ensure_future(asyncio.to_thread(self._store.begin, manifest))
+        beginning = asyncio.ensure_future(self._with_room(partial(asyncio.to_thread, self._store.begin, manifest)))
         try:
             return await asyncio.shield(beginning)
         except BaseException:
@@ -230,7 +237,7 @@ class NodeBlobs:
         return Lease(writing, self._loop)
 
     async def commit(self, manifest: bytes) -> tuple[BlobId, int]:
-        blob = await asyncio.to_thread(self._store.commit, manifest)
+        blob = await self._with_room(partial(asyncio.to_thread, self._store.commit, manifest))
         return blob, await self._declared(blob)
 
     async def spread(self, blob: BlobId, copies: int, like: BlobId) -> str:
@@ -260,6 +267,51 @@ class NodeBlobs:
             with suppress(BlobCorrupt, BlobMissing):
                 self._store.read(blob, index)
 
+    # Room.
+
+    async def _with_room(self, store: Callable[[], Awaitable[T]]) -> T:
+        """Where the store is full once more, after what nobody needs was offered."""
+        try:
+            return await store()
+        except QuotaExceeded as error:
+            why = await self._make_room()
+            if why:
+                raise QuotaExceeded(error.what, f"{error.why}; {why}", error.hint) from error
+        return await store()
+
+    async def _make_room(self) -> str:
+        """Offer what the ledger refers to no more; why nothing was. One question at a time, for all who need room."""
+        if self._making_room is None:
+            self._making_room = self._loop.create_task(self._offer())
+            self._making_room.add_done_callback(self._room_made)
+        return await asyncio.shield(self._making_room)
+
+    def _room_made(self, task: asyncio.Task[str]) -> None:
+        self._making_room = None
+
+    async def _offer(self) -> str:
+        entries = await asyncio.to_thread(self._store.listing)
+        oldest = sorted((entry.used, entry.blob) for entry in entries if entry.complete and not entry.pinned)
+        if not oldest:
+            return ""
+        self._spared = self._loop.create_future()
+        self._driver.post(BlobsDoubted(tuple(blob for _, blob in oldest[:DOUBTED])))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                spared = await self._spared
+        except TimeoutError:
+            return "no leader says which blobs are needed no more"
+        finally:
+            self._spared = None
+        used = {entry.blob: entry.used for entry in await asyncio.to_thread(self._store.listing)}
+        asked = {blob: at for at, blob in oldest}
+        self._store.offer([blob for blob in spared.blobs if used.get(blob) == asked[blob]])
+        return spared.why
+
+    def spared(self, spared: BlobsSpared) -> None:
+        if self._spared is not None and not self._spared.done():
+            self._spared.set_result(spared)
+
     # Under way.
 
     async def _fetch(
@@ -277,7 +329,7 @@ class NodeBlobs:
 
             await self._enter(blob)
             try:
-                await self._transfer.fetch(blob, holders, progress)
+                await self._with_room(partial(self._transfer.fetch, blob, holders, progress))
             finally:
                 await self.leave(blob)
         await self._declared(blob)

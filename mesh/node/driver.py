@@ -111,6 +111,8 @@ class BlobsPort(Protocol):
 
     def copy(self, effect: fx.CopyBlob) -> None: ...
 
+    def spared(self, effect: fx.BlobsSpared) -> None: ...
+
 
 @dataclass(frozen=True)
 class Ports:
@@ -171,6 +173,7 @@ class Driver:
             fx.LeaderChanged: ports.watchers.leader_changed,
             fx.BlobFound: ports.blobs.found,
             fx.CopyBlob: ports.blobs.copy,
+            fx.BlobsSpared: ports.blobs.spared,
             fx.Notice: _on_notice,
             fx.Drained: lambda e: self._finish(0, "drained"),
             fx.Exit: lambda e: self._finish(e.code, e.reason),

@@ -256,15 +256,15 @@ class Blobs:
         """Raises BlobMissing."""
         self._shelf.pin(blob, False)
 
-    def refer(self, blobs: Collection[BlobId]) -> None:
-        """The ledger refers to these, and to no others: they are not collected."""
+    def offer(self, blobs: Collection[BlobId] | None) -> None:
+        """Of those that are here whole these alone may be collected, until they are used again. None: all of them."""
         with self._shelf.lock():
-            self._shelf.referred = frozenset(blobs)
+            self._shelf.spare = None if blobs is None else set(blobs)
 
     def collect(self, wanted: int) -> int:
         """Make room for so many bytes, least recently used blobs first; returns how many bytes they gave free.
 
-        None that is pinned, referred to, read or fetched.
+        None that is pinned, not offered, read or fetched.
         """
         with self._shelf.lock():
             before = self._shelf.index.claimed

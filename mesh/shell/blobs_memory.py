@@ -102,7 +102,7 @@ class MemoryBlobs:
         self._hidden: dict[BlobId, tuple[Manifest, set[Chunk]]] = {}
         self._writers: set[object] = set()
         self._doomed: set[bytes] = set()
-        self._referred: frozenset[BlobId] = frozenset()
+        self._spare: set[BlobId] | None = None
 
     def tell(self, on_lost: Callable[[list[BlobId]], None]) -> None:
         self._on_lost = on_lost
@@ -278,8 +278,8 @@ class MemoryBlobs:
     def unpin(self, blob: BlobId) -> None:
         self._known(blob).pinned = False
 
-    def refer(self, blobs: Collection[BlobId]) -> None:
-        self._referred = frozenset(blobs)
+    def offer(self, blobs: Collection[BlobId] | None) -> None:
+        self._spare = None if blobs is None else set(blobs)
 
     @_locked
     def collect(self, wanted: int) -> int:
@@ -306,6 +306,8 @@ class MemoryBlobs:
     def _touch(self, blob: BlobId) -> None:
         self._used += 1
         self._blobs[blob].used = self._used
+        if self._spare is not None:
+            self._spare.discard(blob)
 
     def _admit(self, blob: BlobId, encoded: bytes, manifest: Manifest) -> None:
         fresh = blob not in self._blobs
@@ -327,7 +329,9 @@ class MemoryBlobs:
         return sum(chunk.size for chunk in {chunk for chunks in kept for chunk in chunks})
 
     def _oldest(self, spared: Collection[BlobId] = ()) -> BlobId:
-        kept = {*spared, *self._referred, *self._fetched, *self._readers.values()}
+        kept = {*spared, *self._fetched, *self._readers.values()}
+        if self._spare is not None:
+            kept |= {blob for blob, found in self._blobs.items() if found.complete} - self._spare
         free = ((found.used, blob) for blob, found in self._blobs.items() if blob not in kept and not found.pinned)
         return min(free, default=(0, ""))[1]
 

@@ -34,7 +34,7 @@ class Shelf:
         self.arrived: set[Chunk] = set()  # verified, their files not recorded as settled
         self.readings: dict[BlobId, Reading] = {}
         self.writers = 0
-        self.referred: frozenset[BlobId] = frozenset()
+        self.spare: set[BlobId] | None = None  # that alone may go, until they are used again; None: all
         self.on_lost: Callable[[list[BlobId]], None] = lambda blobs: None
         self.losses = 0  # chunks found damaged or missing
         self.doomed: set[bytes] = set()  # digests of files that go when nobody is in the way
@@ -59,6 +59,8 @@ class Shelf:
     def touch(self, blob: BlobId) -> None:
         self._clock += 1
         self.touched[blob] = self._clock
+        if self.spare is not None:
+            self.spare.discard(blob)
 
     def fresh(self, row: Entry) -> Entry:
         return row._replace(used=self.touched.get(row.blob, row.used))
@@ -144,7 +146,7 @@ class Shelf:
     def _no_room(self, blob: BlobId, size: int) -> QuotaExceeded:
         return QuotaExceeded(
             f"blob {blob[:12]} of {size} bytes does not fit in the store",
-            f"its quota is {self.quota} bytes, and what else is there is pinned, referred to or in use",
+            f"its quota is {self.quota} bytes, and what else is there is pinned, needed or in use",
             "raise the quota, or unpin or delete blobs",
         )
 
@@ -153,12 +155,16 @@ class Shelf:
         gone: dict[BlobId, list[Chunk]] = {}
         if self.index.claimed > limit:
             for blob in self.index.unpinned():
-                kept = blob == spared or blob in self.referred or blob in self.fetches or blob in self.readings
+                kept = blob == spared or blob in self.fetches or blob in self.readings or not self._may_go(blob)
                 if not kept:
                     gone[blob] = self.index.drop(blob)
                     if self.index.claimed <= limit:
                         break
         return gone
+
+    def _may_go(self, blob: BlobId) -> bool:
+        """Of what is here in part nobody counts on it."""
+        return self.spare is None or blob in self.spare or not self.is_complete(blob)
 
     def delete(self, row: Entry) -> None:
         reading = self.readings.get(row.blob)

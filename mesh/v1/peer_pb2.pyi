@@ -277,8 +277,30 @@ class CopyFailed(_message.Message):
     reason: str
     def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., blob: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class Spare(_message.Message):
+    __slots__ = ("claim", "number", "blobs")
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
+    claim: _ledger_pb2.Claim
+    number: int
+    blobs: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., number: _Optional[int] = ..., blobs: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Spared(_message.Message):
+    __slots__ = ("claim", "number", "blobs", "why")
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    claim: _ledger_pb2.Claim
+    number: int
+    blobs: _containers.RepeatedScalarFieldContainer[str]
+    why: str
+    def __init__(self, claim: _Optional[_Union[_ledger_pb2.Claim, _Mapping]] = ..., number: _Optional[int] = ..., blobs: _Optional[_Iterable[str]] = ..., why: _Optional[str] = ...) -> None: ...
+
 class PeerFrame(_message.Message):
-    __slots__ = ("hello", "refusal", "heartbeat", "verdict", "yield_request", "yielded", "refused", "relayed", "pull", "pulled", "holds", "holds_seen", "seek", "found", "copy", "copy_failed")
+    __slots__ = ("hello", "refusal", "heartbeat", "verdict", "yield_request", "yielded", "refused", "relayed", "pull", "pulled", "holds", "holds_seen", "seek", "found", "copy", "copy_failed", "spare", "spared")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
@@ -295,6 +317,8 @@ class PeerFrame(_message.Message):
     FOUND_FIELD_NUMBER: _ClassVar[int]
     COPY_FIELD_NUMBER: _ClassVar[int]
     COPY_FAILED_FIELD_NUMBER: _ClassVar[int]
+    SPARE_FIELD_NUMBER: _ClassVar[int]
+    SPARED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     refusal: Refusal
     heartbeat: Heartbeat
@@ -311,4 +335,6 @@ class PeerFrame(_message.Message):
     found: Found
     copy: Copy
     copy_failed: CopyFailed
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ..., yield_request: _Optional[_Union[YieldRequest, _Mapping]] = ..., yielded: _Optional[_Union[Yield, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., relayed: _Optional[_Union[Relayed, _Mapping]] = ..., pull: _Optional[_Union[Pull, _Mapping]] = ..., pulled: _Optional[_Union[Pulled, _Mapping]] = ..., holds: _Optional[_Union[Holds, _Mapping]] = ..., holds_seen: _Optional[_Union[HoldsSeen, _Mapping]] = ..., seek: _Optional[_Union[Seek, _Mapping]] = ..., found: _Optional[_Union[Found, _Mapping]] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ..., copy_failed: _Optional[_Union[CopyFailed, _Mapping]] = ...) -> None: ...
+    spare: Spare
+    spared: Spared
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ..., yield_request: _Optional[_Union[YieldRequest, _Mapping]] = ..., yielded: _Optional[_Union[Yield, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., relayed: _Optional[_Union[Relayed, _Mapping]] = ..., pull: _Optional[_Union[Pull, _Mapping]] = ..., pulled: _Optional[_Union[Pulled, _Mapping]] = ..., holds: _Optional[_Union[Holds, _Mapping]] = ..., holds_seen: _Optional[_Union[HoldsSeen, _Mapping]] = ..., seek: _Optional[_Union[Seek, _Mapping]] = ..., found: _Optional[_Union[Found, _Mapping]] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ..., copy_failed: _Optional[_Union[CopyFailed, _Mapping]] = ..., spare: _Optional[_Union[Spare, _Mapping]] = ..., spared: _Optional[_Union[Spared, _Mapping]] = ...) -> None: ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from mesh.core.messages import Copy, CopyFailed, Found, Holds, HoldsSeen, Seek
+from mesh.core.messages import Copy, CopyFailed, Found, Holds, HoldsSeen, Seek, Spare, Spared
 from mesh.v1 import peer_pb2 as pb
 from mesh.wire.ledger import get_claim, put_claim
 
@@ -81,6 +81,26 @@ def _get_copy_failed(m: pb.CopyFailed) -> CopyFailed:
     return CopyFailed(get_claim(m.claim), m.blob, m.reason)
 
 
+def _put_spare(m: pb.Spare, spare: Spare) -> None:
+    claim, m.number, blobs = spare
+    put_claim(m.claim, claim)
+    m.blobs.extend(blobs)
+
+
+def _get_spare(m: pb.Spare) -> Spare:
+    return Spare(get_claim(m.claim), m.number, tuple(m.blobs))
+
+
+def _put_spared(m: pb.Spared, spared: Spared) -> None:
+    claim, m.number, blobs, m.why = spared
+    put_claim(m.claim, claim)
+    m.blobs.extend(blobs)
+
+
+def _get_spared(m: pb.Spared) -> Spared:
+    return Spared(get_claim(m.claim), m.number, tuple(m.blobs), m.why)
+
+
 CODECS: dict[type, tuple[str, Callable[[Any, Any], None], Callable[[Any], Any]]] = {
     Holds: ("holds", _put_holds, _get_holds),
     HoldsSeen: ("holds_seen", _put_holds_seen, _get_holds_seen),
@@ -88,4 +108,6 @@ CODECS: dict[type, tuple[str, Callable[[Any, Any], None], Callable[[Any], Any]]]
     Found: ("found", _put_found, _get_found),
     Copy: ("copy", _put_copy, _get_copy),
     CopyFailed: ("copy_failed", _put_copy_failed, _get_copy_failed),
+    Spare: ("spare", _put_spare, _get_spare),
+    Spared: ("spared", _put_spared, _get_spared),
 }

@@ -21,7 +21,8 @@ class Mesh:
     def __init__(self, **nodes: Account) -> None:
         self.ready, self.loads, self.accounts, self.orders = Ready(), Loads(), dict(nodes), {}
         self.now = 0.0
-        self.matching = Matching(PARAMS)
+        self.near: dict[str, tuple[str, ...]] = {}  # task: who has what it reads
+        self.matching = Matching(PARAMS, lambda task: self.near.get(task.id, ()))
 
     def push(self, each: list[Task], priority: int = 5) -> list[Task]:
         for task in each:
@@ -74,6 +75,16 @@ def test_free_room_before_queues_while_durations_are_unknown() -> None:
     here = mesh(a=bid(offer(slots=2)), b=bid(offer(slots=1)))
     here.push(tasks("j", 9))
     assert [node for _task, node in here.granted()] == ["a", "a", "b", "a", "b"]
+
+
+def test_who_has_what_a_task_reads_comes_first_unless_it_is_much_slower_or_busy() -> None:
+    here = mesh(a=bid(offer(slots=2), k=100), b=bid(offer(slots=1), k=140), slow=bid(offer(slots=9), k=200))
+    here.near = dict.fromkeys(("j-00000", "j-00001"), ("b",)) | {"j-00002": ("slow",)}
+    here.push(tasks("j", 4))
+    decisions = here.match()
+    assert [decision.node for decision in decisions] == ["b", "a", "a", "a"], "the second finds b busy"
+    assert [decision.near for decision in decisions] == [True, False, False, False], "slow takes twice as long"
+    assert decisions[0].why == "1 core free now; it has what the task reads"
 
 
 def test_a_node_that_has_not_measured_a_kind_is_believed_to_be_fast() -> None:

@@ -61,6 +61,8 @@ from mesh.core.messages import (
     Report,
     Seek,
     Sighting,
+    Spare,
+    Spared,
     Verdict,
     Yield,
     YieldRequest,
@@ -375,6 +377,9 @@ MESSAGES: tuple[tuple[Message, str], ...] = (
     (Copy(CLAIM, BLOB, 1, (("b", "b:1"),)), "no id of a node"),
     (Copy(TOO_HIGH, BLOB, 1, ()), "has term"),
     (CopyFailed(CLAIM, "x", "why"), "is no blob's id"),
+    (Spare(CLAIM, 0, ()), "question 0"),
+    (Spare(CLAIM, 1, ("x",)), "is no blob's id"),
+    (Spared(TOO_HIGH, 1, (), ""), "has term"),
     (CopyFailed(TOO_HIGH, BLOB, "why"), "has term"),
 )  # fmt: skip
 

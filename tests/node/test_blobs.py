@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from mesh.blob.manifest import Chunk, digest, manifest_of, name
-from mesh.core.effects import BlobFound, CopyBlob
+from mesh.core.effects import BlobFound, BlobsSpared, CopyBlob
 from mesh.core.errors import BlobMissing, NoLeader, QuotaExceeded
-from mesh.core.events import BlobsChanged, BlobSettled, BlobSought, CopyRefused, Event
+from mesh.core.events import BlobsChanged, BlobsDoubted, BlobSettled, BlobSought, CopyRefused, Event
 from mesh.node.blobs import NodeBlobs
 from mesh.shell.blobs_memory import MemoryBlobs
 from mesh.wire.parts import Stored
@@ -292,3 +292,63 @@ async def test_closing_ends_what_is_under_way(rig: Rig) -> None:
 
 async def _all(progress: Any) -> list[Any]:
     return [each async for each in progress]
+
+
+# -- room
+
+
+def filled(rig: Rig) -> str:
+    """Another blob, which leaves no room; its id."""
+    part = b"x" * (QUOTA - SIZE + 1)
+    manifest = manifest_of([Chunk(digest(part), len(part))]).encode()
+    with rig.store.writing():
+        rig.store.files.settle([rig.store.files.put(part)])
+        rig.store.commit(manifest)
+    rig.blobs.declare()
+    rig.posted.clear()
+    return name(manifest)
+
+
+async def test_a_full_store_lets_go_of_what_its_leader_says_is_needed_no_more(rig: Rig) -> None:
+    other = filled(rig)
+    beginning = asyncio.ensure_future(rig.blobs.begin(MANIFEST))
+    await rig.until(BlobsDoubted((other,)))
+    rig.blobs.spared(BlobsSpared((other,), ""))
+    await beginning
+    assert not rig.store.complete(other)
+
+
+async def test_a_full_store_of_what_is_needed_says_so_and_loses_nothing(rig: Rig) -> None:
+    other = filled(rig)
+    beginning = asyncio.ensure_future(rig.blobs.begin(MANIFEST))
+    await rig.until(BlobsDoubted((other,)))
+    rig.blobs.spared(BlobsSpared((), ""))
+    with pytest.raises(QuotaExceeded, match="does not fit"):
+        await beginning
+    beginning = asyncio.ensure_future(rig.blobs.begin(MANIFEST))
+    await rig.until(BlobsDoubted((other,)))
+    rig.blobs.spared(BlobsSpared((), "the leader is still gathering journals"))
+    with pytest.raises(QuotaExceeded, match="the leader is still gathering journals"):
+        await beginning
+    assert rig.store.complete(other)
+
+
+async def test_what_was_used_since_it_was_asked_about_stays(rig: Rig) -> None:
+    other = filled(rig)
+    beginning = asyncio.ensure_future(rig.blobs.begin(MANIFEST))
+    await rig.until(BlobsDoubted((other,)))
+    with rig.store.reading(other):
+        pass
+    rig.blobs.spared(BlobsSpared((other,), ""))
+    with pytest.raises(QuotaExceeded):
+        await beginning
+    assert rig.store.complete(other)
+
+
+async def test_two_that_need_room_ask_once(rig: Rig) -> None:
+    other = filled(rig)
+    beginnings = [asyncio.ensure_future(rig.blobs.begin(MANIFEST)) for _ in range(2)]
+    await rig.until(BlobsDoubted((other,)))
+    rig.blobs.spared(BlobsSpared((other,), ""))
+    await asyncio.gather(*beginnings)
+    assert not any(isinstance(event, BlobsDoubted) for event in rig.posted)

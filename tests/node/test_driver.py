@@ -111,6 +111,9 @@ class World:
     def copy(self, effect: fx.CopyBlob) -> None:
         self.told.append(("copy", effect.blob))
 
+    def spared(self, effect: fx.BlobsSpared) -> None:
+        self.told.append(("spared", effect.blobs))
+
 
 class Rig:
     def __init__(self, slice_records: int = 2000) -> None:

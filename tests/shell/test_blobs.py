@@ -411,21 +411,24 @@ def test_used_is_remembered_from_life_to_life(bench: Bench) -> None:
 
 
 def test_what_is_needed_is_not_collected(store: AnyBlobs) -> None:
-    pinned, referred, read, fetched, free = (Given(bytes([n]) * 20) for n in range(5))
-    for blob in (pinned, referred, read, free):
+    pinned, needed, read, fetched, free = (Given(bytes([n]) * 20) for n in range(5))
+    for blob in (pinned, needed, read, free):
         blob.put(store)
     fetched.fetch(store, [0])
     store.pin(pinned.id)
-    store.refer({referred.id})
+    store.offer({pinned.id, read.id, free.id})
     with store.reading(read.id):
         with pytest.raises(QuotaExceeded, match="does not fit"):
             store.begin(Given(b"x" * 21).manifest)
-        assert ids(store) == {blob.id for blob in (pinned, referred, read, fetched, free)}, "nothing was changed"
-        assert free.read(store) == free.parts
+        assert ids(store) == {blob.id for blob in (pinned, needed, read, fetched, free)}, "nothing was changed"
+        with store.reading(free.id):
+            assert free.read(store) == free.parts
+        assert store.collect(1000) == 0, "it was used since it was offered"
+        store.offer({pinned.id, read.id, free.id})
         assert store.collect(1000) == 20
-        assert ids(store) == {blob.id for blob in (pinned, referred, read, fetched)}
+        assert ids(store) == {blob.id for blob in (pinned, needed, read, fetched)}
     store.unpin(pinned.id)
-    store.refer(set())
+    store.offer(None)
     store.leave(fetched.id)
     assert store.collect(41) == 60
     assert store.collect(1000) == 20
@@ -472,7 +475,7 @@ blobs = st.lists(st.sampled_from(PARTS), max_size=4).map(lambda parts: Given(*pa
 operations = st.one_of(
     st.tuples(st.sampled_from(["put", "fetch", "finish", "leave", "abandon", "delete", "pin", "unpin"]), blobs),
     st.tuples(st.sampled_from(["arrive", "read", "spoil", "uncommitted"]), blobs, st.integers(0, 3)),
-    st.tuples(st.just("refer"), st.lists(blobs, max_size=2)),
+    st.tuples(st.just("offer"), st.none() | st.lists(blobs, max_size=2)),
     st.tuples(st.just("collect"), st.integers(0, 12)),
     st.tuples(st.sampled_from(["sweep", "open", "close readers", "close writers", "write"])),
     st.tuples(st.just("reader"), blobs),
@@ -512,8 +515,8 @@ class Player:
                     return store.read(blob.id, index)
             case "uncommitted", (blob, index):
                 store.files.settle([store.files.put(part) for part in blob.parts[:index]])
-            case "refer", (listed,):
-                store.refer({blob.id for blob in listed})
+            case "offer", (listed,):
+                store.offer(None if listed is None else {blob.id for blob in listed})
             case "collect", (wanted,):
                 return store.collect(wanted)
             case "sweep", ():
