@@ -28,6 +28,8 @@ async def put(args: argparse.Namespace, channel: Channel, output: Output) -> int
     source = _source(args.file)
     with Bytes(output, Path(args.file).name) as progress:
         done = await client.put(channel, source.segments, progress.step, args.copies)
+        if args.pin:
+            await channel.pin(done.blob, True)
     if output.json:
         output.document({"id": done.blob, "size": done.size, "durable_on": list(done.durable_on), "why": done.why})
     else:
@@ -114,12 +116,15 @@ async def _meant(text: str, channel: Channel) -> BlobId:
 
 
 async def blobs(args: argparse.Namespace, channel: Channel, output: Output) -> int:
+    for text, pinned in ((args.pin, True), (args.unpin, False)):
+        if text:
+            await channel.pin(await _meant(text, channel), pinned)
     found = await channel.blobs()
     if output.json:
         output.document(found)
     else:
-        rows = [(row["id"], size(row["size"]), " ".join(row["nodes"])) for row in found]
-        output.table(("BLOB", "SIZE", "ON"), rows, "no blobs")
+        rows = [(r["id"], size(r["size"]), "pinned" if r["pinned"] else "", " ".join(r["nodes"])) for r in found]
+        output.table(("BLOB", "SIZE", "PINNED", "ON"), rows, "no blobs")
     return 0
 
 

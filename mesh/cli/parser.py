@@ -185,11 +185,14 @@ def _parser() -> Parser:
     )
     put.add_argument("file", metavar="FILE", help="what is put; it is read twice, and must not change meanwhile")
     put.add_argument("--copies", metavar="N", type=int, choices=range(1, 17), default=2, help="on N nodes, 1 to 16 (2)")
+    put.add_argument("--pin", action="store_true", help="keep it, though no task needs it and a store is full")
     get = add("get", "get a file or a directory out of the mesh", ("REF", "a blob's id, or its first digits"))
     get.add_argument(
         "path", metavar="PATH", nargs="?", help="where to write it; by default here, under its first digits"
     )
-    add("blobs", "list the blobs of the mesh, and the nodes that have all of each")
+    blobs = add("blobs", "list the blobs of the mesh, and the nodes that have all of each")
+    blobs.add_argument("--pin", metavar="REF", help="keep this one, though no task needs it and a store is full")
+    blobs.add_argument("--unpin", metavar="REF", help="let it go when room is needed")
     add("status", "show the state of the node that answers and of its mesh")
     add("version", "print the version of meshctl")
     return parser

@@ -170,6 +170,9 @@ class Channel:
     async def retry(self, target: str, force: bool = False) -> int:
         return await self._done("Retry", pb.RetryRequest(id=target, force=force))
 
+    async def pin(self, blob: str, pinned: bool) -> int:
+        return await self._done("Pin", pb.PinRequest(blob=blob, pinned=pinned))
+
     async def forget(self, node: str) -> int:
         return await self._done("Forget", pb.Target(id=node))
 

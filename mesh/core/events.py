@@ -155,6 +155,14 @@ class ForgetAsked(NamedTuple):
     node: str  # its id, or its name
 
 
+class PinAsked(NamedTuple):
+    """This blob stays on whatever nodes have it, though no task needs it; or no longer."""
+
+    call: int
+    blob: BlobId
+    pinned: bool
+
+
 class DeleteAsked(NamedTuple):
     call: int
     job: JobId
@@ -208,5 +216,5 @@ Event: TypeAlias = (
     Ticked | Resumed | AddressFound | LinkUp | LinkRefused | LinkDown | DialFailed | Received | MessageUnreadable
     | JournalSynced | JournalFailed | SuccessorSynced | Measured | AttemptsBegan | AttemptsEnded | AttemptsProgressed
     | AttemptSaved | AttemptResumed | Submitted | CancelAsked | PauseAsked | PriorityAsked | RetryAsked | DeleteAsked
-    | ForgetAsked | DrainAsked | BlobsChanged | BlobSought | BlobSettled | CopyRefused | BlobsDoubted
+    | ForgetAsked | PinAsked | DrainAsked | BlobsChanged | BlobSought | BlobSettled | CopyRefused | BlobsDoubted
 )  # fmt: skip

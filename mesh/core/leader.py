@@ -17,7 +17,7 @@ from mesh.core.account import Account
 from mesh.core.checkpoints import of_task
 from mesh.core.control import Control
 from mesh.core.effects import Answer
-from mesh.core.events import Asked, DeleteAsked, ForgetAsked, Submitted
+from mesh.core.events import Asked, DeleteAsked, ForgetAsked, PinAsked, Submitted
 from mesh.core.gathering import Gathering
 from mesh.core.held import NOTHING
 from mesh.core.identity import Me
@@ -34,7 +34,7 @@ from mesh.core.params import Params
 from mesh.core.puller import Puller
 from mesh.core.ready import Loads
 from mesh.core.session import Session, Talk
-from mesh.core.spare import SpareBlobs
+from mesh.core.spare import PINNED, SpareBlobs, pin_of
 from mesh.core.tasks import Tasks
 
 CLOSED, PULLING, REBUILDING, OPEN = "closed", "pulling", "rebuilding", "open"
@@ -177,6 +177,18 @@ class Leader:
             self._drop(node)
             self._lose_all(node, "its node was forgotten", now)
             self.out.when_safe(Answer(event.call, count=1))
+
+    def on_pin(self, event: PinAsked) -> None:
+        if self._refuses(event.call):
+            return
+        scope, value = pin_of(event.blob), "1" if event.pinned else ""
+        if (self.ledger.value(scope, PINNED) or "") != value:
+            if event.pinned and not self.holders(event.blob):
+                text = f"no node that can be reached has blob {event.blob[:64]!r}; see `meshctl blobs`"
+                self.out.do(Answer(event.call, "NotFound", text))
+                return
+            self.out.record(self.ledger.next_register(scope, PINNED, self.me.node, value))
+        self.out.when_safe(Answer(event.call, count=1))
 
     def _refuses(self, call: int) -> bool:
         if self.phase != CLOSED and not self.trouble:

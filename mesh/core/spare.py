@@ -1,7 +1,8 @@
 """What may go: a node that needs room asks its leader which of its blobs the ledger refers to no more.
 
-Referred to is what a task reads that has not ended, and of every job that was not deleted its tasks' checkpoints that
-are kept, results and logs. It is looked for when somebody asks, in slices, and counted nowhere: room is short seldom.
+Referred to is what people pinned, what a task reads that has not ended, and of every job that was not deleted its
+tasks' checkpoints that are kept, results and logs. It is looked for when somebody asks, in slices, and counted nowhere:
+room is short seldom.
 """
 
 from __future__ import annotations
@@ -14,6 +15,13 @@ from mesh.core.ledger import FINAL, TaskState
 from mesh.core.messages import Spare, Spared
 from mesh.core.outbox import Outbox
 from mesh.core.params import Params
+
+PINNED = "pinned"  # the field of a register
+
+
+def pin_of(blob: BlobId) -> str:
+    """The scope of its register."""
+    return f"blob/{blob}"
 
 
 def referred(state: TaskState) -> Iterator[BlobId]:
@@ -62,7 +70,8 @@ class SpareBlobs:
                 self._search = None
 
     def _look(self, node: NodeId, question: Spare, claim: Claim) -> Iterator[None]:
-        may_go, ledger, seen = set(question.blobs), self.out.ledger, 0
+        ledger, seen = self.out.ledger, 0
+        may_go = {blob for blob in question.blobs if not ledger.value(pin_of(blob), PINNED)}
         done: set[JobId] = set()
         while may_go and (jobs := [job for job in ledger.jobs if job not in done]):  # some came meanwhile
             for job in jobs:

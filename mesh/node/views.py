@@ -25,6 +25,7 @@ from mesh.core.machine import Machine
 from mesh.core.matching import explain as explain_waiting
 from mesh.core.members import Peer
 from mesh.core.messages import Bid
+from mesh.core.spare import PINNED, pin_of
 from mesh.wire.work import decode_work
 
 T = TypeVar("T")
@@ -148,7 +149,8 @@ def blobs(machine: Machine, now: float) -> list[Document]:
         nodes = holdings.alive_holders(blob, now)
         if nodes:
             names = [machine.leader.name(node) for node in nodes]
-            found.append({"id": blob, "size": size, "nodes": names})
+            pinned = bool(machine.ledger.value(pin_of(blob), PINNED))
+            found.append({"id": blob, "size": size, "nodes": names, "pinned": pinned})
     return found
 
 

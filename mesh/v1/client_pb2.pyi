@@ -7,6 +7,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class PinRequest(_message.Message):
+    __slots__ = ("blob", "pinned")
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    blob: str
+    pinned: bool
+    def __init__(self, blob: _Optional[str] = ..., pinned: _Optional[bool] = ...) -> None: ...
+
 class PutPart(_message.Message):
     __slots__ = ("manifest", "chunk", "copies")
     MANIFEST_FIELD_NUMBER: _ClassVar[int]

@@ -134,6 +134,11 @@ class ClientStub:
                 request_serializer=mesh_dot_v1_dot_client__pb2.Nothing.SerializeToString,
                 response_deserializer=mesh_dot_v1_dot_client__pb2.Document.FromString,
                 _registered_method=True)
+        self.Pin = channel.unary_unary(
+                '/mesh.v1.Client/Pin',
+                request_serializer=mesh_dot_v1_dot_client__pb2.PinRequest.SerializeToString,
+                response_deserializer=mesh_dot_v1_dot_client__pb2.Done.FromString,
+                _registered_method=True)
 
 
 class ClientServicer:
@@ -266,6 +271,13 @@ class ClientServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Pin(self, request, context):
+        """It stays where it is, though no task needs it; or no longer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClientServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -368,6 +380,11 @@ def add_ClientServicer_to_server(servicer, server):
                     servicer.Blobs,
                     request_deserializer=mesh_dot_v1_dot_client__pb2.Nothing.FromString,
                     response_serializer=mesh_dot_v1_dot_client__pb2.Document.SerializeToString,
+            ),
+            'Pin': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pin,
+                    request_deserializer=mesh_dot_v1_dot_client__pb2.PinRequest.FromString,
+                    response_serializer=mesh_dot_v1_dot_client__pb2.Done.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -910,6 +927,33 @@ class Client:
             '/mesh.v1.Client/Blobs',
             mesh_dot_v1_dot_client__pb2.Nothing.SerializeToString,
             mesh_dot_v1_dot_client__pb2.Document.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.v1.Client/Pin',
+            mesh_dot_v1_dot_client__pb2.PinRequest.SerializeToString,
+            mesh_dot_v1_dot_client__pb2.Done.FromString,
             options,
             channel_credentials,
             insecure,

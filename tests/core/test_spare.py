@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from mesh.core.effects import BlobsSpared, Send
-from mesh.core.events import CancelAsked, DeleteAsked, PauseAsked
+from mesh.core.effects import Answer, BlobsSpared, Send
+from mesh.core.events import CancelAsked, DeleteAsked, PauseAsked, PinAsked
 from mesh.core.ids import Claim
 from mesh.core.lattice import FAILED, RELEASED, SUCCEEDED, Attempt, Checkpoint, Checkpointing, Outcome, Register, Shape
 from mesh.core.messages import Spare, Spared
@@ -63,6 +63,32 @@ def test_the_log_of_a_failure_stays() -> None:
     rig = test_leader.Rig(job(), task("j.0"), failed)
     (answer,) = ask(rig, LOG, FREE)
     assert answer.blobs == (FREE,)
+
+
+def pin(rig: test_leader.Rig, blob: str, pinned: bool) -> Answer:
+    rig.leader.on_pin(PinAsked(99, blob, pinned))
+    (answer,) = only(Answer, rig.step())
+    return answer
+
+
+def test_what_is_pinned_stays_until_it_is_unpinned() -> None:
+    rig = world()
+    rig.leader.holders = {FREE: (node("b"),)}.get  # type: ignore[assignment]
+    assert pin(rig, FREE, True).error == ""
+    assert ask(rig, FREE)[0].blobs == ()
+    assert pin(rig, FREE, True).error == "", "again is done"
+    assert pin(rig, FREE, False).error == ""
+    assert ask(rig, FREE)[0].blobs == (FREE,)
+    assert rig.out.ledger.registers[f"blob/{FREE}", "pinned"].version == 2
+
+
+def test_what_nobody_has_cannot_be_pinned_and_being_unpinned_already_is_done() -> None:
+    rig = world()
+    answer = pin(rig, "../x" * 100, True)
+    assert (answer.error, "no node that can be reached has blob" in answer.message) == ("NotFound", True)
+    assert len(answer.message) < 200
+    assert pin(rig, FREE, False).error == ""
+    assert not rig.out.ledger.registers
 
 
 def test_it_is_looked_for_in_slices_and_what_comes_meanwhile_counts() -> None:

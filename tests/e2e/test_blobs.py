@@ -194,3 +194,22 @@ def test_a_fetch_goes_on_where_its_node_was_killed(mesh: Mesh, tmp_path: Path) -
     mesh.ctl("get", put["id"], str(tmp_path / "got"), at=b, within=60)
     assert (tmp_path / "got").read_bytes() == (tmp_path / "big").read_bytes()
     assert b.status()["blob_bytes_received"] < 34 * MIB, "in its new life: what its former one had, it has"
+
+
+def test_a_full_store_keeps_what_is_pinned_and_lets_the_rest_go(mesh: Mesh, tmp_path: Path) -> None:
+    a = mesh.start("a", "--store", "12MiB")
+    files = [tmp_path / name for name in ("pinned", "free", "new", "more")]
+    for path in files:
+        path.write_bytes(os.urandom(5 * MIB))
+    pinned = mesh.ctl("put", str(files[0]), "--pin", at=a)["id"]
+    free = mesh.ctl("put", str(files[1]), at=a)["id"]
+    assert {row["id"]: row["pinned"] for row in mesh.ctl("blobs", at=a)} == {pinned: True, free: False}
+    new = mesh.ctl("put", str(files[2]), at=a)["id"]
+    assert {row["id"] for row in mesh.ctl("blobs", at=a)} == {pinned, new}
+    mesh.ctl("blobs", "--pin", new[:8], at=a)
+    failed = mesh.run("put", str(files[3]), at=a)
+    assert failed.returncode == 1
+    assert "its quota is" in failed.stderr
+    mesh.ctl("blobs", "--unpin", new, at=a)
+    more = mesh.ctl("put", str(files[3]), at=a)["id"]
+    assert {row["id"] for row in mesh.ctl("blobs", at=a)} == {pinned, more}
