@@ -243,12 +243,13 @@ class Tasks:
                 self._push(spec, at)
 
     def _surplus(self, attempts: list[Attempt]) -> list[Attempt]:
-        """Of several open attempts the one further along is kept: running before offered, then the first minted.
+        """Of several open attempts the one further along is kept: running before offered, then by the step that was
+        saved, then the first that began.
 
         Of those that their nodes have said to hold: what only a journal knows may be over, and displaces nothing.
         """
         attempts = [attempt for attempt in attempts if self.confirmed(attempt)]
-        attempts.sort(key=lambda a: (-a.phase, a.outcome.started_ms, a.id))
+        attempts.sort(key=lambda a: (-a.phase, -a.saved[0].step if a.saved else 1, a.outcome.started_ms, a.id))
         return attempts[1:]
 
     def _verdict(self, state: TaskState) -> tuple[str, str] | None:

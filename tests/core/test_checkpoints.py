@@ -242,6 +242,22 @@ def test_a_checkpoint_that_comes_after_its_node_was_given_up_blocks_nothing(late
     assert [each.step for each in other.granted[other.attempt_at("j.0")].resume] == ([3] if late else [])
 
 
+def test_of_two_attempts_after_a_heal_the_one_with_the_later_checkpoint_is_kept() -> None:
+    """The second began later and, on the other side, got further."""
+    rig, first, name = running()
+    first.save(name, 1)
+    rig.later(PARAMS.lost_after + 1, silent="b")
+    second = rig.hands["c"] = Hand(rig, "c", 1)
+    rig.member("c", "worker")
+    second.declare()
+    again = second.attempt_at("j.0")
+    second.save(again, 2, 3)
+    rig.beat("b")
+    first.declare()
+    assert first.recalled == {name: "another attempt is further along"}
+    assert second.recalled == {}
+
+
 def test_an_attempt_that_is_known_with_more_checkpoints_is_the_greater_one() -> None:
     mine = Attempt("j.t", "1", False, 1, RUNNING, 1, node("b"), Outcome(started_ms=5), (saved(1),))
     assert mine._replace(round=2, saved=(saved(2), saved(1))) > mine > mine._replace(round=0, saved=())
