@@ -229,10 +229,14 @@ class AsyncMeshClient:
         done = await blobs.put(self._channel, lambda: segments, copies=copies)
         return Ref(done.blob, done.size)
 
-    async def get(self, ref: Ref) -> Any:
-        """The object. Raises ``BlobMissing`` where no node that can be reached has it."""
-        data = await blobs.get_bytes(self._channel, ref.blob)
-        return await asyncio.to_thread(load, ref.blob, data)
+    async def get(self, ref: Ref | Mapping[str, Any]) -> Any:
+        """What ``put`` was given; or the state in a checkpoint, as ``job.best()["checkpoint"]`` names it.
+
+        Raises ``BlobMissing`` where no node that can be reached has it.
+        """
+        blob = ref.blob if isinstance(ref, Ref) else str(ref["blob"])
+        data = await blobs.get_bytes(self._channel, blob)
+        return await asyncio.to_thread(load if isinstance(ref, Ref) else blobs.state_of, blob, data)
 
 
 def total_of(peers: list[dict[str, Any]]) -> dict[str, Any]:

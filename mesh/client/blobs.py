@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 
 from mesh.blob.manifest import Buffer, Chunk, Manifest, cut, digest, manifest_of, name, parse
+from mesh.blob.states import restore
 from mesh.client.channel import Attempts, Channel, Reader, error_of
 from mesh.core.errors import BlobCorrupt, BlobMissing, MeshError, NoMeshFound
 from mesh.core.ids import BlobId, NodeId
@@ -164,6 +165,22 @@ async def get_bytes(channel: Channel, blob: BlobId) -> bytearray:
         async for chunk in chunks:
             data += chunk
     return data
+
+
+def state_of(blob: BlobId, data: bytearray) -> Any:
+    """The state that a task saved; its tensors on the CPU. Raises BlobCorrupt: there is none in this blob."""
+    view = memoryview(data)
+
+    def read(offset: int, into: memoryview) -> None:
+        if offset + len(into) > len(view):
+            raise BlobCorrupt(f"the state in blob {blob[:12]} is cut short", "", "get it again")
+        into[:] = view[offset : offset + len(into)]
+
+    try:
+        return restore(len(data), read)
+    except BlobCorrupt as error:
+        hint = "files and shards: `meshctl get` writes them to disk"
+        raise BlobCorrupt(f"blob {blob[:12]} holds no state", error.why or error.what, hint) from error
 
 
 async def _failed(attempts: Attempts, failure: grpc.aio.AioRpcError, channel: Channel) -> None:

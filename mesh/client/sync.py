@@ -187,8 +187,11 @@ class MeshClient:
         """
         return self._run(self._core.put(value, copies=copies))  # type: ignore[no-any-return]
 
-    def get(self, ref: Ref) -> Any:
-        """The object. Raises ``BlobMissing`` where no node that can be reached has it."""
+    def get(self, ref: Ref | Mapping[str, Any]) -> Any:
+        """What ``put`` was given; or the state in a checkpoint, as ``job.best()["checkpoint"]`` names it.
+
+        Raises ``BlobMissing`` where no node that can be reached has it.
+        """
         return self._run(self._core.get(ref))
 
     # -- within ------------------------------------------------------------------------------------------------------

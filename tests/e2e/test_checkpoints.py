@@ -152,7 +152,10 @@ def test_only_the_newest_and_the_best_are_kept(mesh: Mesh, train: Training) -> N
         train.let(step)
         train.until_saved(step, a)
     train.check(5)
-    assert [each["step"] for each in train.document(a)["checkpoints"]] == [4, 3, 0]
+    checkpoints = train.document(a)["checkpoints"]
+    assert [each["step"] for each in checkpoints] == [4, 3, 0]
+    state = mesh.client(a).get(checkpoints[2])
+    assert (state["losses"], state["weights"].shape) == ([(0, 0.0)], (1000,))
 
 
 def test_a_program_saves_its_files(mesh: Mesh, tmp_path: Path) -> None:
