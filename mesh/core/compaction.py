@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from mesh.core.checkpoints import of_task
 from mesh.core.ids import NO_CLAIM
 from mesh.core.lattice import FAILED, LOST, SUCCEEDED, Attempt, Claimed, Record
 from mesh.core.ledger import Ledger, TaskState
@@ -32,7 +33,8 @@ def useful(ledger: Ledger) -> Iterator[Record]:
       declared by its node, or lost, or recalled once more. That makes work for a leader and changes no result, since
       the points above hold for open attempts as well; a success of it comes as a record of its own.
 
-    Attempts at tasks whose records never came are kept, whatever they are: a worker keeps them for a leader.
+    Attempts at tasks whose records never came are kept, whatever they are: a worker keeps them for a leader. So are those
+    that saved a checkpoint which is kept: a run that a person begins goes on from it.
     """
     for record in ledger.records():
         if type(record) is not Attempt or not _spent(record, ledger.tasks[record.task]):
@@ -55,6 +57,8 @@ def unneeded(ledger: Ledger, records: int) -> int:
 
 def _spent(attempt: Attempt, state: TaskState) -> bool:
     if state.spec is None:
+        return False
+    if attempt.saved and not set(attempt.saved).isdisjoint(of_task(state.tries, state.spec.shape.checkpoints)):
         return False
     if attempt.phase == SUCCEEDED if attempt.ended else attempt.phase != LOST:
         return False

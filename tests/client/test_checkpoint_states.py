@@ -22,7 +22,7 @@ def test_a_state_comes_back() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"no state at all", bytes(100)])
 def test_what_holds_no_state_says_so_and_what_to_do(data: bytes) -> None:
-    with pytest.raises(BlobCorrupt, match="holds no state.*meshctl get"):
+    with pytest.raises(BlobCorrupt, match=r"holds no state.*meshctl get"):
         state_of(BLOB, bytearray(data))
 
 

@@ -19,6 +19,8 @@ from mesh.core.lattice import (
     TASK_FAILED,
     Acceptance,
     Attempt,
+    Checkpoint,
+    Checkpointing,
     Deleted,
     Ended,
     Job,
@@ -75,6 +77,16 @@ def test_of_a_failed_or_cancelled_run_failures_are_kept_to_be_shown() -> None:
 
 def test_of_runs_that_were_followed_by_another_only_successes_and_what_is_open_are_kept() -> None:
     assert kept(Run("j.0", 2, 1)) == {"offered", "running", "succeeded"}
+
+
+def test_of_those_with_checkpoints_the_ones_that_are_kept_are() -> None:
+    saved = [
+        attempt._replace(saved=(Checkpoint(1, step, attempt.id, 1, f"{step:064x}", 1),))
+        for step, attempt in enumerate([tries()["lost"], tries()["released"]])
+    ]
+    few = TASK._replace(shape=Shape(checkpoints=Checkpointing(keep=1)))
+    assert saved[1] in set(useful(joined([JOB, few, *saved, ACCEPTED])))
+    assert saved[0] not in set(useful(joined([JOB, few, *saved, ACCEPTED])))
 
 
 def test_attempts_at_unknown_tasks_are_kept_for_a_leader() -> None:

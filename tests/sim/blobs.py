@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mesh.core import effects as do
 from mesh.core import events as ev
 from mesh.core.ids import BlobId
+from mesh.core.spare import referred
 from tests.sim.clients import CAUGHT_UP
 
 if TYPE_CHECKING:
@@ -48,6 +49,13 @@ class Blobs:
             if blob not in self._of(host):
                 self.fetching[host.index, blob] = None
                 self.world.feed(host, ev.BlobSought(blob))
+
+    def doubt(self) -> None:
+        """Every host is short of room: which checkpoints may go?"""
+        saved = sorted({checkpoint.blob for of in self.world.runners.saved.values() for checkpoint in of})
+        for host in self.world.hosts:
+            if host.up:
+                self.world.feed(host, ev.BlobsDoubted(tuple(saved[:1000])))
 
     def unsettled(self) -> str:
         """What somebody still waits for, though everything is well."""
@@ -133,6 +141,18 @@ class Blobs:
             ]
             if having:
                 self.world.violate(f"{host.name} is told that nobody has {blob[:6]}, and {having} have it")
+
+    def spared(self, host: Host, spared: do.BlobsSpared) -> None:
+        """In quiet times nothing may go that any leader's ledger refers to."""
+        if self.world.calm_for <= CAUGHT_UP:
+            return
+        for leader in self.world.leaders():
+            assert leader.machine is not None
+            for job in leader.machine.ledger.jobs.values():
+                for task in job.tasks:
+                    needed = set(referred(leader.machine.ledger.tasks[task])) & set(spared.blobs)
+                    if needed:
+                        self.world.violate(f"{host.name} is told that {needed} may go, which {task} refers to")
 
     def copy(self, host: Host, copy: do.CopyBlob) -> None:
         named = {node for node, _ in copy.holders}

@@ -56,6 +56,8 @@ def _play(world: World) -> None:
     if wrong():
         return
     faults.calm()
+    for seconds in (60.0, 70.0) if plan.saves else ():
+        world.after(seconds, world.blobs.doubt)
     world.after(30.0, world.clients.resume_all)
     world.after(50.0, world.clients.force_some)
     lowest = min((host for host in world.hosts if host.may_lead), key=lambda host: host.node)

@@ -133,6 +133,7 @@ class World:
             do.JobsChanged: lambda host, e: None,
             do.BlobFound: self.blobs.found,
             do.CopyBlob: self.blobs.copy,
+            do.BlobsSpared: self.blobs.spared,
         }
 
     # -- time -------------------------------------------------------------------------------------------------------
