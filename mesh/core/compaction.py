@@ -33,8 +33,8 @@ def useful(ledger: Ledger) -> Iterator[Record]:
       declared by its node, or lost, or recalled once more. That makes work for a leader and changes no result, since
       the points above hold for open attempts as well; a success of it comes as a record of its own.
 
-    Attempts at tasks whose records never came are kept, whatever they are: a worker keeps them for a leader. So are those
-    that saved a checkpoint which is kept: a run that a person begins goes on from it.
+    Attempts at tasks whose records never came are kept, whatever they are: a worker keeps them for a leader. So are
+    those that saved a checkpoint which is kept: a run that a person begins goes on from it.
     """
     for record in ledger.records():
         if type(record) is not Attempt or not _spent(record, ledger.tasks[record.task]):
