@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import pickle
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from mesh.blob.manifest import Buffer
@@ -38,6 +38,11 @@ def dump(value: object, pickled: Callable[[object, Callable[[pickle.PickleBuffer
     """The segments of this value. ``pickled`` is given it, and what to call with each buffer that it leaves out."""
     buffers: list[memoryview] = []
     body = pickled(value, lambda buffer: buffers.append(buffer.raw()))
+    return segments(body, buffers)
+
+
+def segments(body: bytes, buffers: Sequence[memoryview]) -> list[Buffer]:
+    """Of a value whose pickle is there already, and beside it the buffers that it left out, in order."""
     head = MAGIC + _HEAD.pack(len(buffers), len(body)) + b"".join(_SIZE.pack(len(buffer)) for buffer in buffers)
     return [head + body, *buffers]
 

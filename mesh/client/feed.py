@@ -19,11 +19,12 @@ from hashlib import blake2b
 from itertools import count
 from typing import Any
 
+from mesh.client import blobs
 from mesh.client.channel import Channel
-from mesh.client.futures import TaskFuture
-from mesh.core.errors import MeshError, NotFound
+from mesh.client.futures import Large, TaskFuture
+from mesh.core.errors import BlobMissing, MeshError, NotFound
 from mesh.core.lattice import Job, Shape, Task
-from mesh.wire.client import Watched
+from mesh.wire.client import TaskResult, Watched
 
 log = logging.getLogger("mesh.client")
 
@@ -32,6 +33,7 @@ BATCH_BYTES = 1 << 20
 FLIGHTS = 3  # batches under way: one being written, one being answered, one on its way
 GROUP = 100  # tasks that justify a further batch while one is under way: a request costs as much as dozens of tasks
 CANCELS = 16  # cancellations under way
+GETS = 4  # large results on their way here
 REOPEN = 0.05  # seconds before a watch that ended by itself is opened again
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -64,6 +66,8 @@ class Feed:
         self._pending: dict[str, TaskFuture[Any]] = {}
         self._sends: set[asyncio.Task[None]] = set()
         self._wanted = asyncio.Event()  # the mesh has tasks of ours, so there is something to watch
+        self._bringing: set[str] = set()  # those whose results are blobs on their way here
+        self._gets = asyncio.Semaphore(GETS)
         self._cancels = asyncio.Semaphore(CANCELS)
         self._recalls: set[asyncio.Task[None]] = set()
         self._running: set[asyncio.Task[None]] = set()
@@ -162,9 +166,35 @@ class Feed:
 
     def _settle(self, watched: Watched) -> None:
         for result in watched.results:
+            if result.blob:
+                self._bring(result)
+                continue
             future = self._pending.pop(result.id, None)  # None: cancelled, given up, or told before a break
             if future is not None:
                 future.settle(result)
+
+    def _bring(self, result: TaskResult) -> None:
+        """Its future is done once the blob is here."""
+        if result.id in self._pending and result.id not in self._bringing:  # else as above, or on its way already
+            self._bringing.add(result.id)
+            self._start(self._fetch(result))
+
+    async def _fetch(self, result: TaskResult) -> None:
+        error, large = None, None
+        try:
+            async with self._gets:
+                if result.id in self._pending:  # else it was cancelled meanwhile
+                    large = Large(result.blob, await blobs.get_bytes(self._channel, result.blob))
+        except BlobMissing as missing:
+            error = _away(result, missing)
+        except Exception as broken:  # noqa: BLE001 - as above
+            error = _told(broken)
+        self._bringing.discard(result.id)
+        future = self._pending.pop(result.id, None)
+        if future is not None and error is not None:
+            future.fail(error)
+        elif future is not None:
+            future.settle(result, large)
 
     def _give_up(self, error: MeshError) -> None:
         # One by one: another thread may be adding.
@@ -200,6 +230,14 @@ class Feed:
         self._running.add(running)
         running.add_done_callback(self._running.discard)
         return running
+
+
+def _away(result: TaskResult, error: BlobMissing) -> MeshError:
+    return BlobMissing(
+        f"task {result.id} succeeded, and the machines that have its result are away",
+        f"it ran on {result.node}; {error.what}",
+        f"start one of them, and client.get(Ref({result.blob!r}, 0)) has it (Ref is in mesh.blob.objects)",
+    )
 
 
 def _told(error: Exception) -> MeshError:

@@ -12,15 +12,24 @@ import concurrent.futures
 import pickle
 import threading
 from collections.abc import Callable, Generator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
+from mesh.blob.objects import load
 from mesh.client.faults import task_error
 from mesh.core.errors import MeshError, MeshTimeout, TaskCancelled
+from mesh.core.ids import BlobId
 from mesh.wire.client import TaskResult
 
 T = TypeVar("T")
 
 _UNREAD: Any = object()
+
+
+class Large(NamedTuple):
+    """A result that came as a blob."""
+
+    blob: BlobId
+    data: bytearray
 
 
 class CancelledTask(TaskCancelled, concurrent.futures.CancelledError):
@@ -105,11 +114,11 @@ class TaskFuture(concurrent.futures.Future[T], Generic[T]):
 
     # -- for whoever settles, in the client's thread -----------------------------------------------------------------
 
-    def settle(self, outcome: TaskResult) -> None:
-        """The task ended. Nothing happens where the caller cancelled it first."""
+    def settle(self, outcome: TaskResult, large: Large | None = None) -> None:
+        """The task ended. Nothing happens where the caller cancelled it first. ``large``: what its blob holds."""
         try:
             if outcome.state == "succeeded":
-                self.set_result(outcome.result)  # type: ignore[arg-type]  # read by result()
+                self.set_result(large or outcome.result)  # type: ignore[arg-type]  # read by result()
             elif outcome.state == "cancelled":
                 self._why_cancelled = outcome.message
                 if super().cancel():
@@ -130,11 +139,11 @@ class TaskFuture(concurrent.futures.Future[T], Generic[T]):
 
     # -- within ------------------------------------------------------------------------------------------------------
 
-    def _read(self, encoded: bytes) -> T:
+    def _read(self, encoded: bytes | Large) -> T:
         if self._value is not _UNREAD:
             return self._value  # type: ignore[no-any-return]
         try:
-            value = pickle.loads(encoded)
+            value = load(*encoded) if isinstance(encoded, Large) else pickle.loads(encoded)
         except Exception as error:  # unpickling runs whatever code the value brings
             raise MeshError(
                 f"the result of task {self.task_id} cannot be read here",

@@ -329,7 +329,7 @@ def result(machine: Machine, job_id: JobId, name: TaskId) -> tuple[Any, ...] | N
     code, message = (outcome.code, outcome.message) if state.state == DONE else _ending(state)
     return (
         name, state.state, outcome.result, outcome.digest, code, message, outcome.detail, attempt.node, attempt.id,
-        outcome.metrics,
+        outcome.metrics, outcome.blob,
     )  # fmt: skip
 
 

@@ -24,10 +24,11 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from mesh.blob.manifest import parse
 from mesh.core.effects import BeginAttempts, StopAttempts
 from mesh.core.events import Event
 from mesh.core.ids import AttemptId
-from mesh.core.lattice import FAILED, RELEASED, Outcome
+from mesh.core.lattice import FAILED, RELEASED, SUCCEEDED, Outcome
 from mesh.core.reasons import size
 from mesh.core.work import Work
 from mesh.shell.runner_checkpoints import Checkpoints, Store
@@ -42,9 +43,11 @@ from mesh.shell.runner_processes import (
     ZygoteLauncher,
     kill_marked,
 )
+from mesh.shell.runner_results import Results
 from mesh.shell.runner_slots import Live, RunnerProcess, Slot, begin_frame, crash_words, dumps, stop_frame
 from mesh.shell.runner_tasks import TaskServer
 from mesh.task.frames import encode
+from mesh.task.functions import unkept
 from mesh.task.logs import LogReader
 from mesh.task.places import Place, attempt_folder, short_directory, sweep
 from mesh.task.processes import LINUX, exit_words, send_signal
@@ -118,6 +121,7 @@ class Runners:
         self._discards: set[asyncio.Future[None]] = set()
         self._objects = Objects(store)
         self._checkpoints = Checkpoints(store, emit, now_ms)
+        self._results = Results(store)
         self._none_live = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
 
@@ -185,6 +189,7 @@ class Runners:
             if slot.runner is not None:
                 self._leave(slot.runner)
         await self._objects.close()
+        await self._results.close()
         await self._checkpoints.close()
         await self._launcher.close()
         await self._server.close()
@@ -304,6 +309,8 @@ class Runners:
                     self.reported(header[1], header[2])
                 case "fetch":
                     self._objects.ask(header[1], header[2], header[3], runner.channel)
+                case "open":
+                    self._results.ask(header[1], runner.channel)
                 case "ready":
                     runner.ready = True
                 case "imported":
@@ -318,7 +325,9 @@ class Runners:
             self._teller.tell_ended()  # nothing runs; while anything does, endings gather for a turn of the loop
 
     def _on_ended(self, slot: Slot, runner: RunnerProcess, header: list[Any], result: bytes) -> None:
-        _, attempt, phase, code, message, detail, metrics, started_ms, finished_ms, micros, digest, retires = header
+        _, attempt, phase, code, message, detail, metrics, started_ms, finished_ms, micros, digest, retires, blob = (
+            header
+        )
         live = slot.queue.popleft()
         assert live.id == attempt, f"runner {runner.id} ended {attempt} where {live.id} ran"
         slot.sent -= 1
@@ -329,10 +338,22 @@ class Runners:
             live.metrics = (live.metrics or {}) | metrics
         if live.stopping is not None:
             phase, code, message = live.stopping
-            result, digest = b"", ""
+            result, digest, blob = b"", "", ""
         told = dumps(live.metrics) if live.metrics else b""
-        outcome = Outcome(code, message, detail, result, digest, told, started_ms, finished_ms, micros)
+        manifest, result = (result, b"") if blob else (b"", result)
+        outcome = Outcome(code, message, detail, result, digest, told, started_ms, finished_ms, micros, blob)
+        if blob:
+            self._results.keep(live.id, manifest, lambda error: self._tell_result(live, outcome, manifest, error))
         self._forget(live)
+        if not blob:
+            self._tell_ended(live, phase, outcome)
+
+    def _tell_result(self, live: Live, outcome: Outcome, manifest: bytes, error: Exception | None) -> None:
+        """Its result is on as many nodes as it should be; or this one could not take it."""
+        phase = SUCCEEDED
+        if error is not None:
+            phase, code, message, *_ = unkept(error, parse(manifest, outcome.blob).size)
+            outcome = outcome._replace(code=code, message=message, digest="", blob="")
         self._tell_ended(live, phase, outcome)
 
     def _tell_ended(self, live: Live, phase: int, outcome: Outcome) -> None:
@@ -453,6 +474,7 @@ class Runners:
     def _forget(self, live: Live) -> None:
         del self._live[live.id]
         self._objects.ended(live.id)
+        self._results.ended(live.id)
         for timer in live.timers:
             timer.cancel()
         if not self._live:

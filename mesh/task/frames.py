@@ -6,10 +6,11 @@ versions, for both ends are of one installation.
 meshd sends   ``{"op": "setup", ...}`` once, ``{"op": "begin", "attempts": [row...], "sizes": [...]}`` whose body is the
               blobs that rows name by index, ``{"op": "stop", "attempts": [...], "signal": n}``.
               ``{"op": "fetched", "attempt": "", "blob": "", "directory": "", "error": "", "message": ""}`` with the
-              blob's manifest as its body.
+              blob's manifest as its body, and the same with ``"op": "opened"`` and no blob.
 A runner sends ``["ready", pid]``, ``["ended", attempt, phase, code, message, detail, metrics, started_ms, finished_ms,
-              micros, digest, retires]`` with the result as its body, ``["progress", attempt, metrics]``,
-              ``["fetch", attempt, blob, damaged]`` and ``["imported", [module...]]``.
+              micros, digest, retires, blob]`` with the result as its body, or the manifest of the blob that it is,
+              ``["progress", attempt, metrics]``, ``["fetch", attempt, blob, damaged]``, ``["open", attempt]`` before it
+              writes a result into the store, and ``["imported", [module...]]``.
 """
 
 from __future__ import annotations

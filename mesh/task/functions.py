@@ -14,17 +14,19 @@ import pickle
 import sys
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import cloudpickle
 from blake3 import blake3
 
-from mesh.blob.objects import Ref
+from mesh.blob.manifest import Buffer
+from mesh.blob.objects import Ref, segments
+from mesh.core import reasons
 from mesh.core.lattice import FAILED, SUCCEEDED
 from mesh.core.work import FUNCTION
 
-RESULT_LIMIT = 1 << 20
+RECORD_BYTES = 16 << 10  # of a pickled result: a larger one is a blob. And so is each array that is larger, within it
 EXCEPTION_LIMIT = 64 << 10
 DETAIL_LIMIT = 32 << 10
 MESSAGE_LIMIT = 2 << 10
@@ -47,8 +49,10 @@ class Ended(NamedTuple):
     code: str = ""
     message: str = ""
     detail: str = ""
-    result: bytes = b""
+    result: bytes = b""  # with a blob: its manifest
     digest: str = ""
+    blob: str = ""  # the result, where it is too large for a record
+    large: Sequence[Buffer] = ()  # what that blob is to be made of
 
 
 class Functions:
@@ -160,10 +164,19 @@ def _find(target: str) -> Callable[..., Any]:
 
 def succeeded(value: object) -> Ended:
     """The outcome of a function that returned ``value``."""
+    beside: list[memoryview] = []
+
+    def within(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes <= RECORD_BYTES:
+            return True
+        beside.append(raw)
+        return False
+
     try:
         # The C pickler is ten times faster; only for what it writes exactly as cloudpickle would.
         dump = pickle.dumps if type(value) in _PLAIN else cloudpickle.dumps
-        result = dump(value, protocol=pickle.HIGHEST_PROTOCOL)
+        result = dump(value, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=within)
     except Exception as error:  # noqa: BLE001  __reduce__ and __getstate__ are the user's code
         return Ended(
             FAILED,
@@ -171,14 +184,21 @@ def succeeded(value: object) -> Ended:
             f"the result cannot be sent back; {_name(error)}: {_text(error)}; it was {_shown(value)}",
             _traceback(error),
         )
-    if len(result) > RESULT_LIMIT:
-        return Ended(
-            FAILED,
-            "result_too_large",
-            f"the result has {len(result)} bytes; at most {RESULT_LIMIT} travel with a task, and larger ones"
-            " are not built yet; write it to MESH_OUTPUT_DIR and return its path, or return less",
-        )
+    if beside or len(result) > RECORD_BYTES:
+        return Ended(SUCCEEDED, large=segments(result, beside))
     return Ended(SUCCEEDED, result=result, digest=blake3(result).hexdigest())
+
+
+def unkept(error: Exception, result: int) -> Ended:
+    """The outcome of a function whose result, of so many bytes, this node's store did not take."""
+    hint = (
+        "give the store more room with meshd --store, return less, or write it to MESH_OUTPUT_DIR and return its path"
+    )
+    return Ended(
+        FAILED,
+        type(error).__name__,
+        clean(f"its result of {reasons.size(result)} was lost: {error}; {hint}", MESSAGE_LIMIT),
+    )
 
 
 def failed(error: BaseException) -> Ended:

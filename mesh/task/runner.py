@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from mesh.blob import manifest as manifests
 from mesh.blob.manifest import Manifest, parse
 from mesh.blob.objects import Ref, load
 from mesh.core.errors import BlobCorrupt, BlobMissing, MeshError, QuotaExceeded, error_named
@@ -30,7 +31,7 @@ from mesh.core.work import COMMAND
 from mesh.task import api, checkpoints, environments, rebirth
 from mesh.task.commands import Command
 from mesh.task.frames import READ_BYTES, FrameReader, Row, encode
-from mesh.task.functions import Ended, Functions, Stopped, failed, succeeded
+from mesh.task.functions import Ended, Functions, Stopped, failed, succeeded, unkept
 from mesh.task.places import Place, attempt_folder
 from mesh.task.processes import (
     become_subreaper,
@@ -80,7 +81,7 @@ class Runner:
         self._current: api.Current | None = None  # the function that runs now
         self._in_function = False
         self._running = ""
-        self._fetched: tuple[dict[str, Any], bytes] | None = None  # the answer to the last "fetch"
+        self._fetched: tuple[dict[str, Any], bytes] | None = None  # the answer to the last "fetch" or "open"
         self._retires = False
         self._capture = -1
 
@@ -126,7 +127,7 @@ class Runner:
                     held = {self._running, *(row.attempt for row, _ in self._queue)}
                     for attempt in held.intersection(header["attempts"]):
                         self._signals[attempt] = header["signal"]
-                case "fetched":
+                case "fetched" | "opened":
                     self._fetched = header, body
                 case "setup":
                     self._setup(**header["setup"])
@@ -241,16 +242,18 @@ class Runner:
             ended = self._call(row, blobs, env, cwd)
         micros = (time.perf_counter_ns() - started) // 1000
         self._place.after(row.attempt)
+        if ended.large:
+            ended = self._kept(row.attempt, ended)
         self._end(row, ended, metrics, started_ms, micros)
 
     def _end(self, row: Row, ended: Ended, metrics: api.Metrics | None, started_ms: int, micros: int) -> None:
         self._running = ""
         self._signals.pop(row.attempt, None)
         finished = started_ms + micros // 1000
-        phase, code, message, detail, result, digest = ended
+        phase, code, message, detail, result, digest, blob, _ = ended
         self._send(
             ["ended", row.attempt, phase, code, message, detail, metrics, started_ms, finished, micros, digest,
-             self._retires],
+             self._retires, blob],
             result,
         )  # fmt: skip
 
@@ -356,6 +359,20 @@ class Runner:
             os.write(2, f"{checkpoints.lost(error)}\n".encode())  # the function may have closed sys.stderr
         return ended
 
+    def _kept(self, attempt: str, ended: Ended) -> Ended:
+        """Its result written into the node's store, for meshd to take it."""
+        from mesh.blob.files import ChunkFiles, write_blob  # as below
+
+        try:
+            header, _ = self._answered(["open", attempt], attempt, "")
+            manifest = write_blob(ChunkFiles(Path(header["directory"])), ended.large)
+        except Stopped:
+            return Ended(RELEASED, "skipped")
+        except MeshError as error:
+            return unkept(error, sum(memoryview(part).nbytes for part in ended.large))
+        blob = manifests.name(manifest)
+        return ended._replace(result=manifest, digest=blob, blob=blob, large=())
+
     def _fetch(self, attempt: str, ref: Ref) -> Any:
         """The object, from the node's store, where meshd sees that it is. It stays there until this attempt ends."""
         self._in_function = False  # a stop waits until its frame was read here
@@ -386,16 +403,21 @@ class Runner:
         """Wait until meshd has it in its store. Raises Stopped, or why there is none."""
         from mesh.blob.files import ChunkFiles  # 10 ms that few runners need
 
+        header, manifest = self._answered(["fetch", attempt, blob, damaged], attempt, blob)
+        return ChunkFiles(Path(header["directory"])), parse(manifest, blob)
+
+    def _answered(self, question: list[Any], attempt: str, blob: str) -> tuple[dict[str, Any], bytes]:
+        """Wait for what meshd answers to this. Raises Stopped, or the error that it answers."""
         self._fetched = None
-        self._send(["fetch", attempt, blob, damaged])
+        self._send(question)
         while self._fetched is None or (self._fetched[0]["attempt"], self._fetched[0]["blob"]) != (attempt, blob):
             self._receive(block=True)  # an answer to an attempt that was stopped may come yet
             if self._signals.pop(attempt, 0):
                 self._stop_now()
-        header, manifest = self._fetched
+        header, body = self._fetched
         if header["error"]:
             raise error_named(header["error"], header["message"])
-        return ChunkFiles(Path(header["directory"])), parse(manifest, blob)
+        return header, body
 
     def _after_call(self, attempt: str, current: api.Current) -> None:
         self._flush()

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from mesh.v1 import ledger_pb2 as mesh_dot_v1_dot_ledger__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mesh/v1/client.proto\x12\x07mesh.v1\x1a\x14mesh/v1/ledger.proto\"*\n\nPinRequest\x12\x0c\n\x04\x62lob\x18\x01 \x01(\t\x12\x0e\n\x06pinned\x18\x02 \x01(\x08\"F\n\x07PutPart\x12\x12\n\x08manifest\x18\x01 \x01(\x0cH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x06\x63opies\x18\x03 \x01(\rB\x06\n\x04part\"9\n\x08PutReply\x12\x0c\n\x04have\x18\x01 \x01(\x0c\x12\x12\n\ndurable_on\x18\x02 \x03(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\")\n\nGetRequest\x12\x0c\n\x04\x62lob\x18\x01 \x01(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\r\"F\n\x07GetPart\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\x12\x0c\n\x04here\x18\x03 \x01(\x03\x12\x0c\n\x04size\x18\x04 \x01(\x03\"W\n\rSubmitRequest\x12\x19\n\x03job\x18\x01 \x01(\x0b\x32\x0c.mesh.v1.Job\x12\x1c\n\x05tasks\x18\x02 \x03(\x0b\x32\r.mesh.v1.Task\x12\r\n\x05owner\x18\x03 \x01(\t\"0\n\x0bSubmitReply\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x12\n\ndurable_on\x18\x02 \x03(\t\",\n\x0cWatchRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07results\x18\x02 \x01(\x08\"s\n\nWatchReply\x12$\n\x07results\x18\x01 \x03(\x0b\x32\x13.mesh.v1.TaskResult\x12\"\n\x06\x63ounts\x18\x02 \x01(\x0b\x32\x12.mesh.v1.JobCounts\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\"\xa6\x01\n\nTaskResult\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06result\x18\x03 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x0c\n\x04\x63ode\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\x12\x0c\n\x04node\x18\x08 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\t \x01(\t\x12\x0f\n\x07metrics\x18\n \x01(\x0c\"c\n\tJobCounts\x12\x0f\n\x07pending\x18\x01 \x01(\r\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x11\n\tsucceeded\x18\x03 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\r\x12\x11\n\tcancelled\x18\x05 \x01(\r\"\x14\n\x06Target\x12\n\n\x02id\x18\x01 \x01(\t\")\n\x0cRetryRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"+\n\x0cPauseRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06paused\x18\x02 \x01(\x08\"3\n\x0fPriorityRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x10\n\x08priority\x18\x02 \x01(\r\"\x15\n\x04\x44one\x12\r\n\x05\x63ount\x18\x01 \x01(\r\"\t\n\x07Nothing\"\x18\n\x08\x44ocument\x12\x0c\n\x04json\x18\x01 \x01(\x0c\"*\n\x0cTasksRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\"L\n\x0bLogsRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x12\x0c\n\x04skip\x18\x04 \x01(\x03\";\n\x08LogChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x10\n\x08\x66inished\x18\x02 \x01(\x08\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\t2\xf7\x07\n\x06\x43lient\x12\x36\n\x06Submit\x12\x16.mesh.v1.SubmitRequest\x1a\x14.mesh.v1.SubmitReply\x12>\n\nSubmitEach\x12\x16.mesh.v1.SubmitRequest\x1a\x14.mesh.v1.SubmitReply(\x01\x30\x01\x12\x35\n\x05Watch\x12\x15.mesh.v1.WatchRequest\x1a\x13.mesh.v1.WatchReply0\x01\x12(\n\x06\x43\x61ncel\x12\x0f.mesh.v1.Target\x1a\r.mesh.v1.Done\x12-\n\x05Pause\x12\x15.mesh.v1.PauseRequest\x1a\r.mesh.v1.Done\x12-\n\x05Retry\x12\x15.mesh.v1.RetryRequest\x1a\r.mesh.v1.Done\x12(\n\x06\x46orget\x12\x0f.mesh.v1.Target\x1a\r.mesh.v1.Done\x12\x33\n\x08Priority\x12\x18.mesh.v1.PriorityRequest\x1a\r.mesh.v1.Done\x12(\n\x06\x44\x65lete\x12\x0f.mesh.v1.Target\x1a\r.mesh.v1.Done\x12,\n\x05Peers\x12\x10.mesh.v1.Nothing\x1a\x11.mesh.v1.Document\x12+\n\x04Jobs\x12\x10.mesh.v1.Nothing\x1a\x11.mesh.v1.Document\x12)\n\x03Job\x12\x0f.mesh.v1.Target\x1a\x11.mesh.v1.Document\x12\x31\n\x05Tasks\x12\x15.mesh.v1.TasksRequest\x1a\x11.mesh.v1.Document\x12*\n\x04Task\x12\x0f.mesh.v1.Target\x1a\x11.mesh.v1.Document\x12-\n\x07\x45xplain\x12\x0f.mesh.v1.Target\x1a\x11.mesh.v1.Document\x12-\n\x06Status\x12\x10.mesh.v1.Nothing\x1a\x11.mesh.v1.Document\x12\x31\n\x04Logs\x12\x14.mesh.v1.LogsRequest\x1a\x11.mesh.v1.LogChunk0\x01\x12.\n\x03Put\x12\x10.mesh.v1.PutPart\x1a\x11.mesh.v1.PutReply(\x01\x30\x01\x12.\n\x03Get\x12\x13.mesh.v1.GetRequest\x1a\x10.mesh.v1.GetPart0\x01\x12,\n\x05\x42lobs\x12\x10.mesh.v1.Nothing\x1a\x11.mesh.v1.Document\x12)\n\x03Pin\x12\x13.mesh.v1.PinRequest\x1a\r.mesh.v1.Doneb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mesh/v1/client.proto\x12\x07mesh.v1\x1a\x14mesh/v1/ledger.proto\"*\n\nPinRequest\x12\x0c\n\x04\x62lob\x18\x01 \x01(\t\x12\x0e\n\x06pinned\x18\x02 \x01(\x08\"F\n\x07PutPart\x12\x12\n\x08manifest\x18\x01 \x01(\x0cH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x06\x63opies\x18\x03 \x01(\rB\x06\n\x04part\"9\n\x08PutReply\x12\x0c\n\x04have\x18\x01 \x01(\x0c\x12\x12\n\ndurable_on\x18\x02 \x03(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\")\n\nGetRequest\x12\x0c\n\x04\x62lob\x18\x01 \x01(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\r\"F\n\x07GetPart\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\x12\x0c\n\x04here\x18\x03 \x01(\x03\x12\x0c\n\x04size\x18\x04 \x01(\x03\"W\n\rSubmitRequest\x12\x19\n\x03job\x18\x01 \x01(\x0b\x32\x0c.mesh.v1.Job\x12\x1c\n\x05tasks\x18\x02 \x03(\x0b\x32\r.mesh.v1.Task\x12\r\n\x05owner\x18\x03 \x01(\t\"0\n\x0bSubmitReply\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x12\n\ndurable_on\x18\x02 \x03(\t\",\n\x0cWatchRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07results\x18\x02 \x01(\x08\"s\n\nWatchReply\x12$\n\x07results\x18\x01 \x03(\x0b\x32\x13.mesh.v1.TaskResult\x12\"\n\x06\x63ounts\x18\x02 \x01(\x0b\x32\x12.mesh.v1.JobCounts\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\"\xb4\x01\n\nTaskResult\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06result\x18\x03 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x0c\n\x04\x63ode\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\x12\x0c\n\x04node\x18\x08 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\t \x01(\t\x12\x0f\n\x07metrics\x18\n \x01(\x0c\x12\x0c\n\x04\x62lob\x18\x0b \x01(\t\"c\n\tJobCounts\x12\x0f\n\x07pending\x18\x01 \x01(\r\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x11\n\tsucceeded\x18\x03 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\r\x12\x11\n\tcancelled\x18\x05 \x01(\r\"\x14\n\x06Target\x12\n\n\x02id\x18\x01 \x01(\t\")\n\x0cRetryRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"+\n\x0cPauseRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0e\n\x06paused\x18\x02 \x01(\x08\"3\n\x0fPriorityRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x10\n\x08priority\x18\x02 \x01(\r\"\x15\n\x04\x44one\x12\r\n\x05\x63ount\x18\x01 \x01(\r\"\t\n\x07Nothing\"\x18\n\x08\x44ocument\x12\x0c\n\x04json\x18\x01 \x01(\x0c\"*\n\x0cTasksRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\"L\n\x0bLogsRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x12\x0c\n\x04skip\x18\x04 \x01(\x03\";\n\x08LogChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x10\n\x08\x66inished\x18\x02 \x01(\x08\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\t2\xf7\x07\n\x06\x43lient\x12\x36\n\x06Submit\x12\x16.mesh.v1.SubmitRequest\x1a\x14.mesh.v1.SubmitReply\x12>\n\nSubmitEach\x12\x16.mesh.v1.SubmitRequest\x1a\x14.mesh.v1.SubmitReply(\x01\x30\x01\x12\x35\n\x05Watch\x12\x15.mesh.v1.WatchRequest\x1a\x13.mesh.v1.WatchReply0\x01\x12(\n\x06\x43\x61ncel\x12\x0f.mesh.v1.Target\x1a\r.mesh.v1.Done\x12-\n\x05Pause\x12\x15.mesh.v1.PauseRequest\x1a\r.mesh.v1.Done\x12-\n\x05Retry\x12\x15.mesh.v1.RetryRequest\x1a\r.mesh.v1.Done\x12(\n\x06\x46orget\x12\x0f.mesh.v1.Target\x1a\r.mesh.v1.Done\x12\x33\n\x08Priority\x12\x18.mesh.v1.PriorityRequest\x1a\r.mesh.v1.Done\x12(\n\x06\x44\x65lete\x12\x0f.mesh.v1.Target\x1a\r.mesh.v1.Done\x12,\n\x05Peers\x12\x10.mesh.v1.Nothing\x1a\x11.mesh.v1.Document\x12+\n\x04Jobs\x12\x10.mesh.v1.Nothing\x1a\x11.mesh.v1.Document\x12)\n\x03Job\x12\x0f.mesh.v1.Target\x1a\x11.mesh.v1.Document\x12\x31\n\x05Tasks\x12\x15.mesh.v1.TasksRequest\x1a\x11.mesh.v1.Document\x12*\n\x04Task\x12\x0f.mesh.v1.Target\x1a\x11.mesh.v1.Document\x12-\n\x07\x45xplain\x12\x0f.mesh.v1.Target\x1a\x11.mesh.v1.Document\x12-\n\x06Status\x12\x10.mesh.v1.Nothing\x1a\x11.mesh.v1.Document\x12\x31\n\x04Logs\x12\x14.mesh.v1.LogsRequest\x1a\x11.mesh.v1.LogChunk0\x01\x12.\n\x03Put\x12\x10.mesh.v1.PutPart\x1a\x11.mesh.v1.PutReply(\x01\x30\x01\x12.\n\x03Get\x12\x13.mesh.v1.GetRequest\x1a\x10.mesh.v1.GetPart0\x01\x12,\n\x05\x42lobs\x12\x10.mesh.v1.Nothing\x1a\x11.mesh.v1.Document\x12)\n\x03Pin\x12\x13.mesh.v1.PinRequest\x1a\r.mesh.v1.Doneb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,29 +51,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHREPLY']._serialized_start=530
   _globals['_WATCHREPLY']._serialized_end=645
   _globals['_TASKRESULT']._serialized_start=648
-  _globals['_TASKRESULT']._serialized_end=814
-  _globals['_JOBCOUNTS']._serialized_start=816
-  _globals['_JOBCOUNTS']._serialized_end=915
-  _globals['_TARGET']._serialized_start=917
-  _globals['_TARGET']._serialized_end=937
-  _globals['_RETRYREQUEST']._serialized_start=939
-  _globals['_RETRYREQUEST']._serialized_end=980
-  _globals['_PAUSEREQUEST']._serialized_start=982
-  _globals['_PAUSEREQUEST']._serialized_end=1025
-  _globals['_PRIORITYREQUEST']._serialized_start=1027
-  _globals['_PRIORITYREQUEST']._serialized_end=1078
-  _globals['_DONE']._serialized_start=1080
-  _globals['_DONE']._serialized_end=1101
-  _globals['_NOTHING']._serialized_start=1103
-  _globals['_NOTHING']._serialized_end=1112
-  _globals['_DOCUMENT']._serialized_start=1114
-  _globals['_DOCUMENT']._serialized_end=1138
-  _globals['_TASKSREQUEST']._serialized_start=1140
-  _globals['_TASKSREQUEST']._serialized_end=1182
-  _globals['_LOGSREQUEST']._serialized_start=1184
-  _globals['_LOGSREQUEST']._serialized_end=1260
-  _globals['_LOGCHUNK']._serialized_start=1262
-  _globals['_LOGCHUNK']._serialized_end=1321
-  _globals['_CLIENT']._serialized_start=1324
-  _globals['_CLIENT']._serialized_end=2339
+  _globals['_TASKRESULT']._serialized_end=828
+  _globals['_JOBCOUNTS']._serialized_start=830
+  _globals['_JOBCOUNTS']._serialized_end=929
+  _globals['_TARGET']._serialized_start=931
+  _globals['_TARGET']._serialized_end=951
+  _globals['_RETRYREQUEST']._serialized_start=953
+  _globals['_RETRYREQUEST']._serialized_end=994
+  _globals['_PAUSEREQUEST']._serialized_start=996
+  _globals['_PAUSEREQUEST']._serialized_end=1039
+  _globals['_PRIORITYREQUEST']._serialized_start=1041
+  _globals['_PRIORITYREQUEST']._serialized_end=1092
+  _globals['_DONE']._serialized_start=1094
+  _globals['_DONE']._serialized_end=1115
+  _globals['_NOTHING']._serialized_start=1117
+  _globals['_NOTHING']._serialized_end=1126
+  _globals['_DOCUMENT']._serialized_start=1128
+  _globals['_DOCUMENT']._serialized_end=1152
+  _globals['_TASKSREQUEST']._serialized_start=1154
+  _globals['_TASKSREQUEST']._serialized_end=1196
+  _globals['_LOGSREQUEST']._serialized_start=1198
+  _globals['_LOGSREQUEST']._serialized_end=1274
+  _globals['_LOGCHUNK']._serialized_start=1276
+  _globals['_LOGCHUNK']._serialized_end=1335
+  _globals['_CLIENT']._serialized_start=1338
+  _globals['_CLIENT']._serialized_end=2353
 # @@protoc_insertion_point(module_scope)

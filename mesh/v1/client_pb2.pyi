@@ -94,7 +94,7 @@ class WatchReply(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., counts: _Optional[_Union[JobCounts, _Mapping]] = ..., state: _Optional[str] = ..., done: _Optional[bool] = ...) -> None: ...
 
 class TaskResult(_message.Message):
-    __slots__ = ("id", "state", "result", "digest", "code", "message", "detail", "node", "attempt", "metrics")
+    __slots__ = ("id", "state", "result", "digest", "code", "message", "detail", "node", "attempt", "metrics", "blob")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +105,7 @@ class TaskResult(_message.Message):
     NODE_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: str
     result: bytes
@@ -115,7 +116,8 @@ class TaskResult(_message.Message):
     node: str
     attempt: str
     metrics: bytes
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[str] = ..., result: _Optional[bytes] = ..., digest: _Optional[str] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., detail: _Optional[str] = ..., node: _Optional[str] = ..., attempt: _Optional[str] = ..., metrics: _Optional[bytes] = ...) -> None: ...
+    blob: str
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[str] = ..., result: _Optional[bytes] = ..., digest: _Optional[str] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., detail: _Optional[str] = ..., node: _Optional[str] = ..., attempt: _Optional[str] = ..., metrics: _Optional[bytes] = ..., blob: _Optional[str] = ...) -> None: ...
 
 class JobCounts(_message.Message):
     __slots__ = ("pending", "running", "succeeded", "failed", "cancelled")

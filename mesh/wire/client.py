@@ -24,6 +24,7 @@ class TaskResult(NamedTuple):
     node: str = ""
     attempt: str = ""
     metrics: bytes = b""  # JSON object of last values
+    blob: str = ""  # the result, where it is large; ``result`` is empty then
 
 
 class JobCounts(NamedTuple):
@@ -93,6 +94,7 @@ def encode_watched(results: Sequence[TaskResult], counts: JobCounts, state: str,
                 m.node,
                 m.attempt,
                 m.metrics,
+                m.blob,
             ) = result
     except UNWRITABLE as error:
         raise unwritable("task's result", error) from error
@@ -115,6 +117,7 @@ def decode_watched(reply: pb.WatchReply) -> Watched:
                     m.node,
                     m.attempt,
                     m.metrics,
+                    m.blob,
                 )
                 for m in reply.results
             ]

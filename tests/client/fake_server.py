@@ -19,7 +19,10 @@ from typing import Any, NamedTuple
 import cloudpickle
 import grpc
 
-from mesh.core.errors import Conflict, MeshError, NotFound
+from mesh.blob.manifest import Chunk, cut, digest, manifest_of, name
+from mesh.blob.objects import dump
+from mesh.client.functions import dumps_beside
+from mesh.core.errors import BlobMissing, Conflict, MeshError, NotFound
 from mesh.core.lattice import Job, Task
 from mesh.core.work import FUNCTION, Work
 from mesh.v1 import client_pb2 as pb
@@ -80,6 +83,7 @@ class FakeMesh(services.ClientServicer):
         self.jobs: dict[str, Job] = {}
         self.tasks: dict[str, Task] = {}
         self.ended: dict[str, TaskResult] = {}
+        self.blobs: dict[str, list[bytes]] = {}
         self.paused: dict[str, bool] = {}
         self.priorities: dict[str, int] = {}
         self.calls: Counter[str] = Counter()
@@ -134,6 +138,13 @@ class FakeMesh(services.ClientServicer):
             for task in self.tasks.values():
                 self._run(task)
             self._changed.notify_all()
+
+    def put(self, value: Any) -> str:
+        """An object that is a blob of this mesh from now on."""
+        chunks = [bytes(chunk) for chunk in cut(dump(value, dumps_beside))]
+        blob = name(manifest_of(Chunk(digest(chunk), len(chunk)) for chunk in chunks).encode())
+        self.blobs[blob] = chunks
+        return blob
 
     def until(self, condition: Callable[[], bool], timeout: float = 10.0) -> None:
         """Wait until a call has made it true."""
@@ -279,6 +290,16 @@ class FakeMesh(services.ClientServicer):
         yield pb.LogChunk(data=text[request.skip :])
         yield pb.LogChunk(finished=True)
 
+    def Get(self, request: pb.GetRequest, context: grpc.ServicerContext) -> Iterator[pb.GetPart]:
+        self._enter("Get", context)
+        if request.blob not in self.blobs:
+            self._abort(context, BlobMissing(f"blob {request.blob[:12]} cannot be fetched", "no node has it", "wait"))
+        chunks = self.blobs[request.blob]
+        manifest = manifest_of(Chunk(digest(chunk), len(chunk)) for chunk in chunks)
+        yield pb.GetPart(manifest=manifest.encode())
+        for chunk in chunks[request.first :]:
+            yield pb.GetPart(chunk=chunk)
+
     # -- within ------------------------------------------------------------------------------------------------------
 
     def _enter(self, method: str, context: grpc.ServicerContext) -> None:
@@ -329,7 +350,8 @@ class FakeMesh(services.ClientServicer):
                 NODE,
             )
         else:
-            self.ended[task.id] = TaskResult(task.id, "succeeded", result, node=NODE)
+            blob = self.put(pickle.loads(result)) if len(result) > 16 << 10 else ""
+            self.ended[task.id] = TaskResult(task.id, "succeeded", b"" if blob else result, node=NODE, blob=blob)
 
     def _state(self, task: Task) -> str:
         return self.ended[task.id].state if task.id in self.ended else "pending"

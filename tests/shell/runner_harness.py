@@ -16,6 +16,7 @@ import psutil
 from mesh.blob.files import ChunkFiles
 from mesh.blob.manifest import name, parse
 from mesh.core.effects import Assignment, BeginAttempts, StopAttempts
+from mesh.core.errors import MeshError
 from mesh.core.events import AttemptsBegan, AttemptsEnded, AttemptsProgressed, Event
 from mesh.core.lattice import USUAL, Checkpoint, Checkpointing, Outcome, Shape, Task
 from mesh.core.work import CALL, COMMAND, FUNCTION, Work
@@ -80,6 +81,10 @@ class Harness:
         self.spread_to: list[tuple[str, int, str]] = []  # blobs that began to be copied, to how many, like which
         self.copied = asyncio.Event()  # copies are made from now on
         self.copied.set()
+        self.opens = asyncio.Event()  # who wants to write may from now on
+        self.opens.set()
+        self.waiting = 0  # who want to, and may not yet
+        self.refuses: MeshError | None = None  # why nothing is taken
         self.runners = Runners(
             RunnerOptions(state, "50-NODE", "here", mode, **options),
             self._emit,
@@ -98,10 +103,17 @@ class Harness:
         return held
 
     async def writing(self) -> Leased:
+        self.waiting += 1
+        await self._notify()
+        await self.opens.wait()
+        self.waiting -= 1
+        await self._notify()
         self.writers += 1
         return Leased(self)
 
     async def commit(self, manifest: bytes) -> tuple[str, int]:
+        if self.refuses is not None:
+            raise self.refuses
         blob = name(manifest)
         what = parse(manifest, blob)
         for chunk in what.chunks:
@@ -184,6 +196,13 @@ class Harness:
         phase, outcome = await self.run(work, **options)
         assert phase == 2, outcome
         return pickle.loads(outcome.result)
+
+    def read(self, blob: str) -> bytearray:
+        """What is in a blob that was taken."""
+        data = bytearray()
+        for chunk in parse(self.objects[blob].manifest, blob).chunks:
+            data += self.files.read(chunk)
+        return data
 
     async def printed(self, attempt: str) -> bytes:
         """Everything, once it has ended."""

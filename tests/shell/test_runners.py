@@ -127,12 +127,6 @@ async def test_a_result_that_does_not_pickle_is_reported(h: Harness) -> None:
     assert "<generator object" in outcome.message
 
 
-async def test_a_result_that_is_too_large_says_what_to_do(h: Harness) -> None:
-    phase, outcome = await h.run(function(lambda: bytes(2 << 20)))
-    assert (phase, outcome.code, outcome.result) == (FAILED, "result_too_large", b"")
-    assert "MESH_OUTPUT_DIR" in outcome.message
-
-
 async def test_sys_exit_and_keyboard_interrupt_do_not_end_the_runner(h: Harness) -> None:
     def leave() -> None:
         sys.exit(3)
