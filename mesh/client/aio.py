@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 from mesh.blob.objects import Ref, dump, load
 from mesh.client import blobs, chunks
 from mesh.client.address import Finder
-from mesh.client.calls import CHUNK, Calls, Options, chunk_call
+from mesh.client.calls import CHUNK, Calls, Options, chunk_call, needs_of
 from mesh.client.channel import PATIENCE, Channel
 from mesh.client.environment import environment_of
 from mesh.client.feed import Feed
@@ -104,7 +104,7 @@ class AsyncMeshClient:
         shape = self._calls.check(function, options)
         environment = environment_of(options.env)
         payload = self._calls.payload(self._calls.pickle(function), args, kwargs, environment)
-        return self.feed(options.priority).add(shape, payload)
+        return self.feed(options.priority).add(shape, payload, needs_of(args, kwargs))
 
     async def map(
         self,
@@ -143,7 +143,7 @@ class AsyncMeshClient:
         add = self.feed(options.priority).add
 
         def send_one(arguments: tuple[Any, ...]) -> TaskFuture[Any]:
-            return add(shape, self._calls.payload(pickled, arguments, {}, environment))
+            return add(shape, self._calls.payload(pickled, arguments, {}, environment), needs_of(arguments, {}))
 
         def send_chunk(calls: list[tuple[Any, ...]]) -> TaskFuture[Any]:
             return add(shape, self._calls.payload(CHUNK, *chunk_call(pickled, calls), environment))

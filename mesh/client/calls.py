@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from mesh.blob.objects import Ref
 from mesh.client.chunks import run_chunk
 from mesh.client.environment import Environment
 from mesh.client.functions import LIMIT, Functions, dumps, kind_of
 from mesh.client.options import Wanted, check_priority, function_shape
 from mesh.core.errors import QuotaExceeded
+from mesh.core.ids import BlobId
 from mesh.core.lattice import Shape
+from mesh.core.valid import MOST_NEEDED
 from mesh.core.work import FUNCTION, Work
 from mesh.wire.work import encode_work
 
@@ -85,6 +88,22 @@ class Calls:
         return encode_work(
             Work(FUNCTION, function=function, arguments=arguments, env=variables, requirements=requirements)
         )
+
+
+def needs_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[BlobId, ...]:
+    """The blobs that a call with these reads, each once. Raises ``QuotaExceeded``: too many."""
+    found = [value.blob for value in args if type(value) is Ref]
+    if kwargs:
+        found += (value.blob for value in kwargs.values() if type(value) is Ref)
+    if not found:
+        return ()
+    if len(found) > MOST_NEEDED:
+        raise QuotaExceeded(
+            f"this call is given {len(found):,} objects that were put; a task reads at most {MOST_NEEDED:,}",
+            "",
+            "put what belongs together as one object",
+        )
+    return tuple(dict.fromkeys(found))
 
 
 CHUNK = dumps(run_chunk)

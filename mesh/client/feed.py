@@ -23,6 +23,7 @@ from mesh.client import blobs
 from mesh.client.channel import Channel
 from mesh.client.futures import Large, TaskFuture
 from mesh.core.errors import BlobMissing, MeshError, NotFound
+from mesh.core.ids import BlobId
 from mesh.core.lattice import Job, Shape, Task
 from mesh.wire.client import TaskResult, Watched
 
@@ -75,15 +76,15 @@ class Feed:
         self.moved = False  # who is to grant its hold tasks leads no more: the next ones are better off in a new job
         self._start(self._watch())
 
-    def add(self, shape: Shape, payload: bytes) -> TaskFuture[Any]:
-        """From any thread: the future of a new task."""
+    def add(self, shape: Shape, payload: bytes, needs: tuple[BlobId, ...] = ()) -> TaskFuture[Any]:
+        """From any thread: the future of a new task. ``needs``: the blobs that its payload names."""
         if self._closed:
             raise MeshError("this client is closed", "", "make another one")
         number = next(self._numbers)
         task_id = f"{self.job.id}.{number}"
         future: TaskFuture[Any] = TaskFuture(task_id, self._thread, self._cancelled)
         self._pending[task_id] = future
-        self._inbox.append((future, Task(task_id, self.job.id, number, digest_of(payload), shape, payload)))
+        self._inbox.append((future, Task(task_id, self.job.id, number, digest_of(payload), shape, payload, needs)))
         if not self._woken:  # one wake-up for all that is added before the loop comes to it
             self._woken = True
             self._loop.call_soon_threadsafe(self._pump)

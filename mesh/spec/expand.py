@@ -144,6 +144,7 @@ def _tasks(
     encode: Callable[[Work], bytes],
 ) -> Iterator[Task]:
     common = _digest(_common(work, shape))
+    needs = (work.files,) if work.files else ()
     for index in range(count(sweep)):
         params = trial(sweep, index, seed)
         argv = commands.arguments(sweep.command, filled, params)
@@ -151,7 +152,7 @@ def _tasks(
         digest.update(_canonical((argv, params)))
         written = json.dumps(params, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
         payload = encode(work._replace(argv=argv, params=written))
-        yield Task(f"{job_id}.{index}", job_id, index, digest.hexdigest(), shape, payload)
+        yield Task(f"{job_id}.{index}", job_id, index, digest.hexdigest(), shape, payload, needs)
 
 
 def _common(work: Work, shape: Shape) -> tuple[Any, ...]:

@@ -21,6 +21,7 @@ from mesh import (
     TaskLost,
     TaskTimeout,
 )
+from mesh.blob.objects import Ref
 from mesh.client.faults import task_error
 from mesh.client.options import PYTHON
 from mesh.core.lattice import Resources, Retries
@@ -352,3 +353,25 @@ def test_the_runner_side_of_map_imports_no_grpc() -> None:
     code = "import mesh.client.chunks, sys; print([m for m in sys.modules if m.startswith('grpc')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_task_needs_the_objects_that_it_is_given(client: MeshClient, mesh: FakeMesh) -> None:
+    """Once each, wherever they stand; not those inside of other arguments, which nobody replaces."""
+    one, two, inner = (Ref(digit * 64, 1) for digit in "123")
+
+    def first(*args: object, **kwargs: object) -> object:
+        return len(args) + len(kwargs)
+
+    future = client.submit(first, one, 7, [inner], one, named=two)
+    assert future.result(10) == 5
+    assert mesh.tasks[future.task_id].needs == (one.blob, two.blob)
+    plain = client.submit(first, 7)
+    assert plain.result(10) == 1
+    assert mesh.tasks[plain.task_id].needs == ()
+    assert list(client.map(first, [one, two])) == [1, 1]
+    assert [task.needs for task in list(mesh.tasks.values())[-2:]] == [(one.blob,), (two.blob,)]
+
+
+def test_more_objects_than_a_task_reads_are_refused(client: MeshClient) -> None:
+    with pytest.raises(QuotaExceeded, match="1,001 objects"):
+        client.submit(len, *(Ref("1" * 64, 1) for _ in range(1001)))

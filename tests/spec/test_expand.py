@@ -238,3 +238,9 @@ def test_described_parameters_follow_the_schema() -> None:
 
 def test_without_resources_a_task_needs_one_core() -> None:
     assert run(random_sweep())[1][0].shape.alternatives == (Resources(millicpus=1000),)
+
+
+def test_a_task_needs_the_files_that_came_with_it() -> None:
+    sweep = random_sweep()
+    assert [task.needs for task in run(sweep, files="0f" * 32, folder=".")[1]] == [("0f" * 32,)] * count(sweep)
+    assert {task.needs for task in run(sweep)[1]} == {()}
