@@ -17,7 +17,7 @@ from mesh.core.ids import AttemptId, JobId, TaskId
 from mesh.core.lattice import Attempt
 from mesh.core.ledger import DONE, FINAL
 from mesh.core.machine import Machine
-from mesh.node import views
+from mesh.node import views, views_jobs
 from mesh.node.blobs import NodeBlobs
 from mesh.node.driver import Clock, Driver
 from mesh.node.logbook import Book
@@ -68,17 +68,17 @@ class Answers:
             case "Peers", ():
                 return views.peers(machine, now)
             case "Jobs", ():
-                return await _in_turns(views.jobs(machine))
+                return await _in_turns(views_jobs.jobs(machine))
             case "Job", (job,):
-                return await _in_turns(views.job(machine, job))
+                return await _in_turns(views_jobs.job(machine, job))
             case "Tasks", (job, state):
-                return await _in_turns(views.tasks(machine, job, state))
+                return await _in_turns(views_jobs.tasks(machine, job, state))
             case "Task", (task,):
-                return views.task(machine, task)
+                return views_jobs.task(machine, task)
             case "Blobs", ():
                 return views.blobs(machine, now)
             case "Explain", (task,):
-                return views.explain(machine, task, now)
+                return views_jobs.explain(machine, task, now)
             case "Status", ():
                 vitals: dict[str, Any] = {**self._driver.vitals(), "dropped_messages": self._links.dropped}
                 vitals |= self._blobs.vitals()
@@ -92,14 +92,14 @@ class Answers:
     # Results.
 
     def standing(self, job: JobId) -> Standing:
-        counts, state, open_ended = views.standing(self.machine, job)
+        counts, state, open_ended = views_jobs.standing(self.machine, job)
         return Standing(JobCounts(**counts), state, state in FINAL, open_ended)
 
     async def ended(self, job: JobId) -> list[TaskId]:
-        return await _in_turns(views.ended(self.machine, job))
+        return await _in_turns(views_jobs.ended(self.machine, job))
 
     def result(self, job: JobId, task: TaskId) -> TaskResult | None:
-        found = views.result(self.machine, job, task)
+        found = views_jobs.result(self.machine, job, task)
         told = None if found is None else TaskResult(*found)
         if told is not None and told.state == DONE and not told.attempt:
             return None  # accepted by another leader; the result itself is still on its way here
@@ -135,7 +135,7 @@ class Answers:
         return self._runners.tail(attempt, follow)
 
 
-async def _in_turns(work: views.Sliced[T]) -> T:
+async def _in_turns(work: views_jobs.Sliced[T]) -> T:
     """Slice by slice, and whatever else waits in the loop in between."""
     while True:
         try:

@@ -31,7 +31,7 @@ from mesh.core.machine import Machine
 from mesh.core.messages import Cursor, Device, Offer, Pull
 from mesh.core.params import Params
 from mesh.core.work import COMMAND, Work
-from mesh.node import views
+from mesh.node import views, views_jobs
 from mesh.wire.work import encode_work
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ TASK_FIELDS = {
 }  # fmt: skip
 
 
-def whole(work: views.Sliced[T]) -> T:
+def whole(work: views_jobs.Sliced[T]) -> T:
     """All slices at once."""
     while True:
         try:
@@ -154,11 +154,11 @@ def test_a_copy_on_its_way_is_shown_in_records() -> None:
 def test_a_task_from_pending_to_done() -> None:
     node = Node()
     node.submit(metric="loss")
-    document = views.task(node.machine, "j.1")
+    document = views_jobs.task(node.machine, "j.1")
     assert document.keys() == TASK_FIELDS
     assert (document["state"], document["params"], document["error"]) == ("pending", {"lr": 1}, None)
     node.end(metrics=b'{"loss": 0.5}', digest="abc", finished_ms=2_500)
-    done = views.task(node.machine, "j.0")
+    done = views_jobs.task(node.machine, "j.0")
     assert (done["state"], done["result_digest"], done["metrics"]) == ("succeeded", "abc", {"loss": 0.5})
     (attempt,) = done["attempts"]
     assert attempt["state"] == "succeeded"
@@ -179,7 +179,7 @@ def test_a_task_shows_its_checkpoints_and_from_which_one_an_attempt_went_on() ->
     node.step(ev.Ticked())
     assert [checkpoint.step for checkpoint in node.begun[0].resume] == [5, 4]
     node.step(ev.AttemptResumed(node.begun[0].attempt, f"{5:064x}"))
-    document = views.task(node.machine, "j.0")
+    document = views_jobs.task(node.machine, "j.0")
     newest = {
         "blob": f"{5:064x}", "run": 1, "step": 5, "attempt": first, "size": 10, "metrics": {"loss": 0.5},
         "saved_at": "1970-01-01T00:00:03.000Z",
@@ -187,7 +187,7 @@ def test_a_task_shows_its_checkpoints_and_from_which_one_an_attempt_went_on() ->
     assert document["checkpoints"][0] == newest
     assert [attempt["resumed_from"] for attempt in document["attempts"]] == [None, newest]
     node.end(metrics=b'{"loss": 0.5}')
-    best = whole(views.job(node.machine, "j"))["best"]
+    best = whole(views_jobs.job(node.machine, "j"))["best"]
     assert (best["checkpoint"]["step"], best["checkpoint"]["metrics"]) == (4, {"loss": 0.25})
 
 
@@ -195,14 +195,14 @@ def test_of_two_successes_it_says_which_is_accepted_and_which_was_superseded() -
     node = Node()
     node.submit(1)
     node.end(digest="mine")
-    (mine,) = views.task(node.machine, "j.0")["attempts"]
+    (mine,) = views_jobs.task(node.machine, "j.0")["attempts"]
     outcome = Outcome(result=b"other", digest="other")
     for number, claim in enumerate((Claim(True, 99, OTHER, "L9"), None), 1):
         attempt = f"99.{OTHER}.L9.{number}"
         node.machine.ledger.join(Attempt("j.0", attempt, True, 1, SUCCEEDED, 1, OTHER, outcome))
         if claim is not None:
             node.machine.ledger.join(Acceptance("j.0", attempt, claim, "other"))
-    said = {a["id"]: (a["accepted"], a["superseded"]) for a in views.task(node.machine, "j.0")["attempts"]}
+    said = {a["id"]: (a["accepted"], a["superseded"]) for a in views_jobs.task(node.machine, "j.0")["attempts"]}
     winner, neither = f"99.{OTHER}.L9.1", f"99.{OTHER}.L9.2"
     assert said == {mine["id"]: (False, True), winner: (True, False), neither: (False, False)}
 
@@ -212,7 +212,7 @@ def test_a_job_has_the_best_of_its_metric_and_takes_no_nan_for_it() -> None:
     node.submit(3, metric="loss")
     for metrics in (b'{"loss": 0.5}', b'{"loss": NaN}', b'{"loss": 0.25}'):
         node.end(metrics=metrics)
-    job = whole(views.job(node.machine, "j"))
+    job = whole(views_jobs.job(node.machine, "j"))
     assert job["state"] == "succeeded"
     assert job["best"] == {
         "task": "j.2", "params": {"lr": 2}, "metric": {"name": "loss", "value": 0.25}, "checkpoint": None,
@@ -223,56 +223,65 @@ def test_a_job_whose_slices_still_come_is_running_although_all_that_came_has_end
     node = Node()
     node.submit(1, size=2)
     node.end()
-    assert whole(views.job(node.machine, "j"))["state"] == "running"
+    assert whole(views_jobs.job(node.machine, "j"))["state"] == "running"
     node.submit(2, size=2)
     node.end()
-    assert whole(views.job(node.machine, "j"))["state"] == "succeeded"
+    assert whole(views_jobs.job(node.machine, "j"))["state"] == "succeeded"
 
 
 def test_a_failed_task_says_how_and_with_which_traceback() -> None:
     node = Node()
     node.submit(1)
     node.end(FAILED, code="ValueError", message="no", detail="Traceback: here")
-    document = views.task(node.machine, "j.0")
+    document = views_jobs.task(node.machine, "j.0")
     assert (document["state"], document["reason"]) == ("failed", "no")
     assert document["error"] == "ValueError: no\nTraceback: here"
-    assert whole(views.job(node.machine, "j"))["state"] == "failed"
-    assert views.result(node.machine, "j", "j.0")[1:7] == ("failed", b"", "", "ValueError", "no", "Traceback: here")  # type: ignore[index]
+    assert whole(views_jobs.job(node.machine, "j"))["state"] == "failed"
+    shown = views_jobs.result(node.machine, "j", "j.0")
+    assert shown is not None
+    assert shown[1:7] == (
+        "failed",
+        b"",
+        "",
+        "ValueError",
+        "no",
+        "Traceback: here",
+    )  # type: ignore[index]
 
 
 def test_a_task_that_is_tried_again_says_so() -> None:
     node = Node()
     node.submit(1, shape=Shape(retries=Retries(max=2)))
     node.end(FAILED, code="ValueError", message="no")
-    assert views.task(node.machine, "j.0")["reason"] == "failed 1 times; last: ValueError: no"
-    assert "tried again" in views.explain(node.machine, "j.0", node.now)["why"]
+    assert views_jobs.task(node.machine, "j.0")["reason"] == "failed 1 times; last: ValueError: no"
+    assert "tried again" in views_jobs.explain(node.machine, "j.0", node.now)["why"]
 
 
 def test_paused_and_cancelled_jobs() -> None:
     node = Node()
     node.submit(3)  # one begins, one queues behind it
     node.step(ev.PauseAsked(2, "j", True))
-    assert whole(views.job(node.machine, "j"))["state"] == "paused"
-    assert views.explain(node.machine, "j.2", node.now)["why"] == "its job is paused"
+    assert whole(views_jobs.job(node.machine, "j"))["state"] == "paused"
+    assert views_jobs.explain(node.machine, "j.2", node.now)["why"] == "its job is paused"
     node.step(ev.CancelAsked(3, "j"))
-    assert whole(views.job(node.machine, "j"))["state"] == "cancelled"
-    assert whole(views.tasks(node.machine, "j", "cancelled"))[1]["reason"] == "cancelled by its user"
+    assert whole(views_jobs.job(node.machine, "j"))["state"] == "cancelled"
+    assert whole(views_jobs.tasks(node.machine, "j", "cancelled"))[1]["reason"] == "cancelled by its user"
 
 
 def test_explain_gives_the_decision_that_was_made() -> None:
     node = Node()
     node.submit(2)
-    granted = views.explain(node.machine, "j.0", node.now)
+    granted = views_jobs.explain(node.machine, "j.0", node.now)
     assert granted["choice"] == NODE
     assert [row["id"] for row in granted["nodes"]] == [NODE]
     node.end()
-    assert views.explain(node.machine, "j.0", node.now)["choice"] == NODE
+    assert views_jobs.explain(node.machine, "j.0", node.now)["choice"] == NODE
 
 
 def test_explain_says_why_a_task_can_run_nowhere() -> None:
     node = Node()
     node.submit(1, shape=Shape((Resources(millicpus=16_000),)))
-    document = views.explain(node.machine, "j.0", node.now)
+    document = views_jobs.explain(node.machine, "j.0", node.now)
     assert (document["choice"], document["why"]) == ("", "no node can run it")
     assert document["nodes"] == [{"id": NODE, "name": "one", "feasible": False, "why": "its 1 core cannot hold 16"}]
 
@@ -280,10 +289,10 @@ def test_explain_says_why_a_task_can_run_nowhere() -> None:
 def test_an_unknown_id_is_denied_only_when_every_journal_was_read() -> None:
     node = Node()
     with pytest.raises(NotFound, match="there is no task nope"):
-        views.task(node.machine, "nope")
+        views_jobs.task(node.machine, "nope")
     node.step(ev.AddressFound("127.0.0.1:7", OTHER))
     with pytest.raises(NoLeader, match=OTHER):
-        whole(views.job(node.machine, "nope"))
+        whole(views_jobs.job(node.machine, "nope"))
 
 
 def test_a_deleted_job_is_denied_and_in_no_list() -> None:
@@ -291,32 +300,36 @@ def test_a_deleted_job_is_denied_and_in_no_list() -> None:
     node.submit(1)
     node.end()
     node.step(ev.DeleteAsked(2, "j"))
-    for question in (lambda: whole(views.job(node.machine, "j")), lambda: views.task(node.machine, "j.0")):
+    for question in (lambda: whole(views_jobs.job(node.machine, "j")), lambda: views_jobs.task(node.machine, "j.0")):
         with pytest.raises(NotFound, match="job j was deleted"):
             question()
-    assert whole(views.jobs(node.machine)) == whole(views.tasks(node.machine, "", "")) == []
+    assert whole(views_jobs.jobs(node.machine)) == whole(views_jobs.tasks(node.machine, "", "")) == []
     assert views.status(node.machine, node.now)["jobs"] == 0
-    assert views.result(node.machine, "j", "j.0") is None
+    assert views_jobs.result(node.machine, "j", "j.0") is None
 
 
 def test_results_of_another_job_and_of_open_tasks_are_not_given() -> None:
     node = Node()
     node.submit(2)
     node.end()
-    assert views.result(node.machine, "other", "j.0") is None
-    assert views.result(node.machine, "j", "j.1") is None
-    assert whole(views.ended(node.machine, "j")) == ["j.0"]
+    assert views_jobs.result(node.machine, "other", "j.0") is None
+    assert views_jobs.result(node.machine, "j", "j.1") is None
+    assert whole(views_jobs.ended(node.machine, "j")) == ["j.0"]
 
 
 def test_a_long_list_is_made_in_slices_and_what_is_deleted_meanwhile_is_left_out() -> None:
     node = Node(slots=0)
-    node.submit(3 * views.SLICE, metric="loss")
-    for work in (views.tasks(node.machine, "j", ""), views.ended(node.machine, "j"), views.jobs(node.machine)):
+    node.submit(3 * views_jobs.SLICE, metric="loss")
+    for work in (
+        views_jobs.tasks(node.machine, "j", ""),
+        views_jobs.ended(node.machine, "j"),
+        views_jobs.jobs(node.machine),
+    ):
         assert sum(1 for _ in zip(count(), work, strict=False)) >= 3
-    assert [task["id"] for task in whole(views.tasks(node.machine, "j", ""))] == [
-        f"j.{n}" for n in range(3 * views.SLICE)
+    assert [task["id"] for task in whole(views_jobs.tasks(node.machine, "j", ""))] == [
+        f"j.{n}" for n in range(3 * views_jobs.SLICE)
     ]
-    under_way = [views.tasks(node.machine, "j", ""), views.jobs(node.machine)]
+    under_way = [views_jobs.tasks(node.machine, "j", ""), views_jobs.jobs(node.machine)]
     for work in under_way:
         next(work)
     node.step(ev.CancelAsked(2, "j"))
