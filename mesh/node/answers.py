@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mesh.core.effects import Answer
-from mesh.core.errors import NotFound
+from mesh.core.errors import BlobMissing, NotFound
 from mesh.core.events import Event
 from mesh.core.ids import AttemptId, JobId, TaskId
 from mesh.core.lattice import Attempt
@@ -124,15 +124,39 @@ class Answers:
         chosen = state.attempts[attempt] if attempt else max(state.attempts.values(), key=_newness)
         if chosen.node == me.node:
             return "", chosen.id
+        if chosen.outcome.log and not members.is_alive(chosen.node, self._clock.now()):
+            return "", chosen.id  # of which there is a copy somewhere
         holder = members.peers.get(chosen.node)
         if holder is None or not holder.address:
             raise NotFound(f"the output of {target} is on {chosen.node}", "that node is not here", "start it again")
         return holder.address, chosen.id
 
-    def read(self, target: str, attempt: AttemptId, follow: bool) -> AsyncIterator[bytes]:
-        if not attempt:
-            return self._book.read(follow)
-        return self._runners.tail(attempt, follow)
+    async def read(self, target: str, attempt: AttemptId, follow: bool) -> AsyncIterator[bytes]:
+        printed = False
+        async for data in self._runners.tail(attempt, follow) if attempt else self._book.read(follow):
+            printed = True
+            yield data
+        state = self.machine.ledger.known(target) if attempt and not printed else None
+        ran = None if state is None else state.attempts.get(attempt)
+        if ran is not None and ran.outcome.log:
+            async for data in self._copied(target, ran):
+                yield data
+
+    async def _copied(self, target: str, ran: Attempt) -> AsyncIterator[bytes]:
+        """Its output as a blob, of which others have a copy."""
+        try:
+            held = await self._blobs.hold(ran.outcome.log, damaged=False)
+        except BlobMissing as error:
+            hint = "start one of them again"
+            what = f"the output of {target} is on machines that are away"
+            raise NotFound(what, f"it ran on {ran.node}; {error.what}", hint) from error
+        try:
+            pieces = self._blobs.read(ran.outcome.log, 0)
+            await anext(pieces)  # its manifest
+            async for data in pieces:
+                yield data
+        finally:
+            held.release()
 
 
 async def _in_turns(work: views_jobs.Sliced[T]) -> T:

@@ -34,6 +34,7 @@ from mesh.core.work import Work
 from mesh.shell.runner_checkpoints import Checkpoints, Store
 from mesh.shell.runner_events import Teller
 from mesh.shell.runner_limits import Limits
+from mesh.shell.runner_logs import Logs
 from mesh.shell.runner_objects import Objects
 from mesh.shell.runner_processes import (
     KILL_AFTER,
@@ -119,9 +120,11 @@ class Runners:
         self._limits = Limits(self._running, self._launcher.pid, self._exceed, options.poll)
         self._resting: asyncio.TimerHandle | None = None
         self._discards: set[asyncio.Future[None]] = set()
+        self._sealing: set[asyncio.Task[None]] = set()
         self._objects = Objects(store)
         self._checkpoints = Checkpoints(store, emit, now_ms)
         self._results = Results(store)
+        self._logs = Logs(store, self._state)
         self._none_live = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
 
@@ -189,7 +192,9 @@ class Runners:
             if slot.runner is not None:
                 self._leave(slot.runner)
         await self._objects.close()
+        await asyncio.gather(*self._sealing)
         await self._results.close()
+        await self._logs.close()
         await self._checkpoints.close()
         await self._launcher.close()
         await self._server.close()
@@ -325,9 +330,10 @@ class Runners:
             self._teller.tell_ended()  # nothing runs; while anything does, endings gather for a turn of the loop
 
     def _on_ended(self, slot: Slot, runner: RunnerProcess, header: list[Any], result: bytes) -> None:
-        _, attempt, phase, code, message, detail, metrics, started_ms, finished_ms, micros, digest, retires, blob = (
-            header
-        )
+        _, attempt, phase, code, message, detail, metrics, started_ms, finished_ms, micros, digest, retires = header[
+            :12
+        ]
+        blob, log = header[12:]
         live = slot.queue.popleft()
         assert live.id == attempt, f"runner {runner.id} ended {attempt} where {live.id} ran"
         slot.sent -= 1
@@ -341,7 +347,9 @@ class Runners:
             result, digest, blob = b"", "", ""
         told = dumps(live.metrics) if live.metrics else b""
         manifest, result = (result, b"") if blob else (b"", result)
-        outcome = Outcome(code, message, detail, result, digest, told, started_ms, finished_ms, micros, blob)
+        outcome = Outcome(code, message, detail, result, digest, told, started_ms, finished_ms, micros, blob, log)
+        if log:
+            self._logs.add(attempt, log)
         if blob:
             self._results.keep(live.id, manifest, lambda error: self._tell_result(live, outcome, manifest, error))
         self._forget(live)
@@ -378,9 +386,9 @@ class Runners:
         discard.add_done_callback(self._discards.discard)
         for number, live in enumerate(list(itertools.islice(slot.queue, sent))):
             if live.stopping is not None:
-                self._drop(live, *live.stopping)
+                self._drop(live, *live.stopping, ran=live is running)
             elif number == 0 and crashed:
-                self._drop(live, FAILED, *crash_words(status, runner.ready))
+                self._drop(live, FAILED, *crash_words(status, runner.ready), ran=live is running)
             elif crashed or (number == 0 and runner.killed and runner.ready):
                 why = f"the runner ended with {exit_words(status)[1]} before this attempt was done"
                 self._drop(live, RELEASED, "runner_died", why)
@@ -462,14 +470,23 @@ class Runners:
 
     # -- endings
 
-    def _drop(self, live: Live, phase: int, code: str, message: str) -> None:
-        """End an attempt that no runner will answer for."""
+    def _drop(self, live: Live, phase: int, code: str, message: str, *, ran: bool = False) -> None:
+        """End an attempt that no runner will answer for. ``ran``: it may have printed something."""
         live.slot.queue.remove(live)
         self._forget(live)
         now = self._now_ms()
         metrics = dumps(live.metrics) if live.metrics else b""
         began = live.began_ms or now
-        self._tell_ended(live, phase, Outcome(code, message, "", b"", "", metrics, began, now, (now - began) * 1000))
+        outcome = Outcome(code, message, "", b"", "", metrics, began, now, (now - began) * 1000)
+        if ran:
+            sealing = self._loop.create_task(self._seal(live, phase, outcome))
+            self._sealing.add(sealing)
+            sealing.add_done_callback(self._sealing.discard)
+        else:
+            self._tell_ended(live, phase, outcome)
+
+    async def _seal(self, live: Live, phase: int, outcome: Outcome) -> None:
+        self._tell_ended(live, phase, outcome._replace(log=await self._logs.seal(live.id)))
 
     def _forget(self, live: Live) -> None:
         del self._live[live.id]

@@ -77,6 +77,10 @@ class Command:
         self.metrics = MetricLines(metric)
         self._stderr = b""
 
+    @property
+    def printed(self) -> bool:
+        return self._log.used
+
     def run(self, control: int, on_control: Callable[[], int], on_progress: Callable[[Metrics], None]) -> Ended:
         """Run it to its end. ``on_control`` is called when ``control`` is readable and returns a signal or 0."""
         wake_read, wake_write = os.pipe()

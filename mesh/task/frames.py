@@ -8,7 +8,7 @@ meshd sends   ``{"op": "setup", ...}`` once, ``{"op": "begin", "attempts": [row.
               ``{"op": "fetched", "attempt": "", "blob": "", "directory": "", "error": "", "message": ""}`` with the
               blob's manifest as its body, and the same with ``"op": "opened"`` and no blob.
 A runner sends ``["ready", pid]``, ``["ended", attempt, phase, code, message, detail, metrics, started_ms, finished_ms,
-              micros, digest, retires, blob]`` with the result as its body, or the manifest of the blob that it is,
+              micros, digest, retires, blob, log]`` with the result as its body, or the manifest of the blob it is,
               ``["progress", attempt, metrics]``, ``["fetch", attempt, blob, damaged]``, ``["open", attempt]`` before it
               writes a result into the store, and ``["imported", [module...]]``.
 """

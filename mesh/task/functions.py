@@ -53,6 +53,7 @@ class Ended(NamedTuple):
     digest: str = ""
     blob: str = ""  # the result, where it is too large for a record
     large: Sequence[Buffer] = ()  # what that blob is to be made of
+    log: str = ""  # the blob of what it printed, which is made later
 
 
 class Functions:

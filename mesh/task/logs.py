@@ -72,6 +72,10 @@ class LogWriter:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         self._file = os.open(self._folder / name, flags, 0o600)
 
+    @property
+    def used(self) -> bool:
+        return self._total > 0
+
     def close(self) -> None:
         if self._file >= 0:
             os.close(self._file)
@@ -119,6 +123,10 @@ class LogReader:
                 if self._at < start + size:
                     return self._piece(self._folder / f"log.{start}", start)
         return self._piece(log if capture is None or log.exists() else capture, 0)
+
+    def rest(self) -> bytes:
+        """All that there is now: 16 MiB and a line at most."""
+        return b"".join(iter(self.read, b""))
 
     def _piece(self, path: Path, start: int) -> bytes:
         try:

@@ -4,6 +4,9 @@
 as MESH_OUTPUT_DIR. That directory lies in ``STATE/outputs/`` and never moves, so a path which a task returned or
 printed stays valid. One that is still empty afterwards goes to the next attempt. TMPDIR is one per runner, emptied
 after each attempt; where the state path is long it lies in a short directory of this user, for sockets are made there.
+
+``STATE/uncopied/`` has a link for each finished attempt whose log is not in the store and on its other node yet; it
+points to what the blob will be called.
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ from urllib.parse import quote
 
 from blake3 import blake3
 
+from mesh.blob import manifest as manifests
+from mesh.core.ids import BlobId
 from mesh.task import code, environments
-from mesh.task.logs import trim
+from mesh.task.logs import LogReader, trim
 
 # A Unix socket's path may have 104 bytes (macOS) or 108 (Linux). multiprocessing makes one that is 32 bytes longer than
 # TMPDIR, and TMPDIR is up to 30 bytes longer than the directory that this limits.
@@ -54,6 +59,25 @@ def short_directory(state: Path) -> Path:
 def attempt_folder(state: Path, attempt: str) -> Path:
     """Ids come from other nodes: whatever they hold, the folder lies in ``STATE/attempts``."""
     return state / "attempts" / ("_" + name if (name := quote(attempt, safe="")).startswith(".") else name)
+
+
+def uncopied(state: Path) -> Path:
+    return state / "uncopied"
+
+
+def seal(state: Path, attempt: str) -> BlobId:
+    """What the blob of all that a finished attempt printed is called, and the note that it is to be made.
+
+    Empty where it printed nothing. Hashing is cheap (1 ms for a MiB); the blob itself costs syncs, and nobody waits.
+    """
+    folder = attempt_folder(state, attempt)
+    log = LogReader(folder).rest()
+    if not log:
+        return ""
+    chunks = (manifests.Chunk(manifests.digest(piece), len(piece)) for piece in manifests.cut([log]))
+    blob = manifests.name(manifests.manifest_of(chunks).encode())
+    (uncopied(state) / folder.name).symlink_to(blob)
+    return blob
 
 
 class Place:
@@ -142,6 +166,7 @@ def sweep(state: Path, short: Path) -> None:
     for folder in (short / "runners", state / "captures"):
         folder.mkdir(parents=True, exist_ok=True)
         empty(str(folder))
+    uncopied(state).mkdir(exist_ok=True)
     outputs = state / "outputs"
     outputs.mkdir(exist_ok=True)
     for output in outputs.iterdir():

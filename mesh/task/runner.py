@@ -32,7 +32,7 @@ from mesh.task import api, checkpoints, environments, rebirth
 from mesh.task.commands import Command
 from mesh.task.frames import READ_BYTES, FrameReader, Row, encode
 from mesh.task.functions import Ended, Functions, Stopped, failed, succeeded, unkept
-from mesh.task.places import Place, attempt_folder
+from mesh.task.places import Place, attempt_folder, seal
 from mesh.task.processes import (
     become_subreaper,
     descendants,
@@ -238,6 +238,8 @@ class Runner:
                 lambda values: self._send(["progress", row.attempt, values]),
             )
             metrics = command.metrics.values or None
+            if command.printed:
+                ended = ended._replace(log=self._sealed(row.attempt))
         else:
             ended = self._call(row, blobs, env, cwd)
         micros = (time.perf_counter_ns() - started) // 1000
@@ -250,10 +252,10 @@ class Runner:
         self._running = ""
         self._signals.pop(row.attempt, None)
         finished = started_ms + micros // 1000
-        phase, code, message, detail, result, digest, blob, _ = ended
+        phase, code, message, detail, result, digest, blob, _, log = ended
         self._send(
             ["ended", row.attempt, phase, code, message, detail, metrics, started_ms, finished, micros, digest,
-             self._retires, blob],
+             self._retires, blob, log],
             result,
         )  # fmt: skip
 
@@ -345,7 +347,8 @@ class Runner:
             os._exit(0)  # a child that the function forked and that returned into its parent's code
         self._current = None
         api.enter(None)
-        self._after_call(row.attempt, current)
+        if self._after_call(row.attempt, current):
+            ended = ended._replace(log=self._sealed(row.attempt))
         return ended
 
     @staticmethod
@@ -367,9 +370,9 @@ class Runner:
             header, _ = self._answered(["open", attempt], attempt, "")
             manifest = write_blob(ChunkFiles(Path(header["directory"])), ended.large)
         except Stopped:
-            return Ended(RELEASED, "skipped")
+            return Ended(RELEASED, "skipped", log=ended.log)
         except MeshError as error:
-            return unkept(error, sum(memoryview(part).nbytes for part in ended.large))
+            return unkept(error, sum(memoryview(part).nbytes for part in ended.large))._replace(log=ended.log)
         blob = manifests.name(manifest)
         return ended._replace(result=manifest, digest=blob, blob=blob, large=())
 
@@ -419,9 +422,11 @@ class Runner:
             raise error_named(header["error"], header["message"])
         return header, body
 
-    def _after_call(self, attempt: str, current: api.Current) -> None:
+    def _after_call(self, attempt: str, current: api.Current) -> bool:
+        """Whether it printed anything."""
         self._flush()
-        if os.fstat(self._capture).st_size:
+        printed = os.fstat(self._capture).st_size > 0
+        if printed:
             self._place.keep_capture(attempt)
             self._open_capture()
         else:
@@ -432,6 +437,15 @@ class Runner:
         # what held them in this process must not meet their death in the next attempt. A stop may have cut anything.
         if current.stop_asked or (has_children() and descendants(os.getpid())):
             self._retires = True
+        return printed
+
+    def _sealed(self, attempt: str) -> str:
+        try:
+            return seal(self._place.state, attempt)
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            return ""  # its log stays on this node alone; its result need not
 
     @staticmethod
     def _flush() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -9,9 +10,9 @@ import pytest
 from mesh.core import effects as fx
 from mesh.core import events as ev
 from mesh.core import params
-from mesh.core.errors import NotFound
+from mesh.core.errors import BlobMissing, NotFound
 from mesh.core.identity import Me
-from mesh.core.lattice import FAILED, SUCCEEDED, Acceptance, Job, Outcome, Retries, Shape, Task
+from mesh.core.lattice import FAILED, SUCCEEDED, Acceptance, Attempt, Job, Outcome, Retries, Shape, Task
 from mesh.core.machine import Machine
 from mesh.core.messages import Offer
 from mesh.node.answers import Answers
@@ -132,3 +133,80 @@ async def test_unknown_question_is_a_defect(rig: Rig) -> None:
     answers._clock = type("Clock", (), {"now": staticmethod(lambda: 0.0)})
     with pytest.raises(LookupError, match="no question"):
         await answers.document("Weather")
+
+
+class Stored:
+    """Stands for the node's blobs, one of which is a log in two chunks."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.away = False
+
+    async def hold(self, blob: str, damaged: bool) -> Stored:
+        if self.away:
+            raise BlobMissing(f"blob {blob[:4]} cannot be fetched", "no node has it", "wait")
+        self.held += 1
+        return self
+
+    def release(self) -> None:
+        self.held -= 1
+
+    async def read(self, blob: str, first: int) -> AsyncIterator[bytes]:
+        assert (blob, first, self.held) == (LOG, 0, 1)
+        for data in (b"manifest", b"one ", b"two"):
+            yield data
+
+
+class Printed:
+    """Stands for the runners."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = pieces
+
+    async def tail(self, attempt: str, follow: bool) -> AsyncIterator[bytes]:
+        for data in self.pieces:
+            yield data
+
+
+LOG = "0f" * 32
+
+
+def elsewhere(rig: Rig, log: str, *pieces: bytes) -> tuple[Any, Stored]:
+    """A task that ran on a machine which is not here, and what it printed that is."""
+    rig.submit(6)  # of which four run
+    answers: Any = rig.answers
+    answers._clock = type("Clock", (), {"now": staticmethod(lambda: rig.now)})
+    answers._runners, answers._blobs = Printed(*pieces), Stored()
+    ran = Attempt("t5", "1.50-B.life.1", True, 0, SUCCEEDED, 1, "50-B", Outcome(log=log))
+    rig.machine.ledger.join(ran)
+    return answers, answers._blobs
+
+
+async def test_the_output_of_a_machine_that_is_away_is_its_copy(rig: Rig) -> None:
+    answers, blobs = elsewhere(rig, LOG)
+    address, attempt = answers.place("t5", "")
+    assert (address, attempt) == ("", "1.50-B.life.1")
+    assert [data async for data in answers.read("t5", attempt, True)] == [b"one ", b"two"]
+    assert blobs.held == 0
+
+
+async def test_a_log_that_is_on_this_disk_is_read_from_there(rig: Rig) -> None:
+    answers, _ = elsewhere(rig, LOG, b"here")
+    assert [data async for data in answers.read("t5", "1.50-B.life.1", True)] == [b"here"]
+
+
+async def test_that_no_machine_has_the_output_is_said(rig: Rig) -> None:
+    answers, blobs = elsewhere(rig, LOG)
+    blobs.away = True
+    with pytest.raises(NotFound) as caught:
+        _ = [data async for data in answers.read("t5", "1.50-B.life.1", True)]
+    assert str(caught.value) == (
+        "the output of t5 is on machines that are away; it ran on 50-B; blob 0f0f cannot be fetched;"
+        " start one of them again"
+    )
+
+
+def test_output_that_was_never_copied_is_where_it_was_printed(rig: Rig) -> None:
+    answers, _ = elsewhere(rig, "")
+    with pytest.raises(NotFound, match="the output of t5 is on 50-B; that node is not here"):
+        answers.place("t5", "")

@@ -85,6 +85,7 @@ class Harness:
         self.opens.set()
         self.waiting = 0  # who want to, and may not yet
         self.refuses: MeshError | None = None  # why nothing is taken
+        self.refused = 0  # and how often that was said
         self.runners = Runners(
             RunnerOptions(state, "50-NODE", "here", mode, **options),
             self._emit,
@@ -113,6 +114,8 @@ class Harness:
 
     async def commit(self, manifest: bytes) -> tuple[str, int]:
         if self.refuses is not None:
+            self.refused += 1
+            await self._notify()
             raise self.refuses
         blob = name(manifest)
         what = parse(manifest, blob)
