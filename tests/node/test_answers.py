@@ -76,6 +76,14 @@ async def test_results_and_standing_follow_the_tasks(rig: Rig) -> None:
     assert rig.answers.standing("j1") == Standing(JobCounts(succeeded=1, failed=1, cancelled=1), "failed", True, False)
 
 
+def test_a_large_result_is_told_by_its_blob(rig: Rig) -> None:
+    rig.submit(1)
+    rig.end(0, SUCCEEDED, Outcome(digest=LOG, blob=LOG))
+    told = rig.answers.result("j1", "t0")
+    assert told is not None
+    assert (told.state, told.result, told.digest, told.blob) == ("succeeded", b"", LOG, LOG)
+
+
 async def test_result_that_is_not_here_yet_is_none(rig: Rig) -> None:
     rig.submit(1)
     claim = rig.machine.election.claim._replace(term=99)
