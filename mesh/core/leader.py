@@ -246,7 +246,8 @@ class Leader:
                 self.tasks.consider(attempt.task, now)  # it may have been held lost, or be one of two
                 if session is None:
                     self._find_place(attempt.task, now)  # it was given up while this was on its way
-        self.progress.update(entry for entry in report.progress if entry[0] in self.decisions)
+        under_way = self.ledger.open.get(sender, {})  # what a former leader granted too
+        self.progress.update(entry for entry in report.progress if entry[0] in under_way)
         if session is not None:
             session.on_report(report)
             if report.bid is not None:

@@ -14,7 +14,7 @@ from mesh.core.effects import Answer
 from mesh.core.errors import BlobMissing, NotFound
 from mesh.core.events import Event
 from mesh.core.ids import AttemptId, JobId, TaskId
-from mesh.core.lattice import Attempt
+from mesh.core.lattice import LOST, Attempt
 from mesh.core.ledger import DONE, FINAL
 from mesh.core.machine import Machine
 from mesh.node import views, views_jobs
@@ -170,5 +170,5 @@ async def _in_turns(work: views_jobs.Sliced[T]) -> T:
 
 
 def _newness(attempt: Attempt) -> tuple[int, bool, int, AttemptId]:
-    """Of the last run; what still runs before what ended; then the latest to start."""
-    return attempt.run, not attempt.ended, attempt.outcome.started_ms, attempt.id
+    """Of the last run; what still runs before what ended or was lost; then the latest to start."""
+    return attempt.run, not attempt.ended and attempt.phase != LOST, attempt.outcome.started_ms, attempt.id

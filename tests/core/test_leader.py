@@ -89,12 +89,19 @@ class Hand:
                 )
             self.recalled.update(orders.recalls)
 
-    def report(self, *attempts: Attempt, declares: int = 0, slices: int = 0, whom: Claim | None = None) -> list[Effect]:
+    def report(
+        self,
+        *attempts: Attempt,
+        declares: int = 0,
+        slices: int = 0,
+        whom: Claim | None = None,
+        progress: tuple[tuple[str, bytes], ...] = (),
+    ) -> list[Effect]:
         free = self.slots - sum(not a.ended for a in self.held.values())
         what = bid(offer(self.slots))._replace(free_slots=max(0, free))
         report = Report(
-            whom or self.rig.leader.claim, self.life, self.applied, attempts, (), what, declares, (), self.session,
-            slices,
+            whom or self.rig.leader.claim, self.life, self.applied, attempts, progress, what, declares, (),
+            self.session, slices,
         )  # fmt: skip
         self.rig.leader.on_report(self.node, report, self.rig.now)
         return self.rig.step()
@@ -931,6 +938,17 @@ def test_running_work_that_its_node_declares_runs_on_under_the_new_leader() -> N
     assert other.granted == holder.granted == {}
     holder.end(FORMER.id)
     assert rig.state("j-00000") == DONE
+
+
+def test_what_an_attempt_reports_is_shown_until_it_ends_whoever_granted_it() -> None:
+    rig = Rig(job(), *tasks(1), FORMER)
+    holder = rig.hand("z", slots=1, declares=False)
+    holder.held[FORMER.id] = FORMER
+    holder.declare()
+    holder.report(progress=((FORMER.id, b'{"loss": 1}'), ("of nobody", b"{}")))
+    assert rig.leader.progress == {FORMER.id: b'{"loss": 1}'}
+    holder.end(FORMER.id)
+    assert rig.leader.progress == {}
 
 
 def test_running_work_that_its_node_does_not_declare_is_granted_at_once() -> None:

@@ -12,7 +12,7 @@ from mesh.core import events as ev
 from mesh.core import params
 from mesh.core.errors import BlobMissing, NotFound
 from mesh.core.identity import Me
-from mesh.core.lattice import FAILED, SUCCEEDED, Acceptance, Attempt, Job, Outcome, Retries, Shape, Task
+from mesh.core.lattice import FAILED, LOST, SUCCEEDED, Acceptance, Attempt, Job, Outcome, Retries, Shape, Task
 from mesh.core.machine import Machine
 from mesh.core.messages import Offer
 from mesh.node.answers import Answers
@@ -124,6 +124,14 @@ def test_logs_are_placed(rig: Rig, target: str, attempt: str, place: tuple[str, 
         return first if text == "FIRST" else text
 
     assert rig.answers.place(target, named(attempt)) == (place[0], named(place[1]))
+
+
+def test_the_output_of_a_task_is_not_sought_at_a_machine_that_was_lost(rig: Rig) -> None:
+    rig.submit(1)
+    rig.machine.ledger.join(Attempt("t0", "9.50-B.life.1", False, 0, LOST, 1, "50-B"))
+    assert rig.answers.place("t0", "") == ("", rig.began[0])
+    rig.end(0, SUCCEEDED, Outcome(started_ms=1))
+    assert rig.answers.place("t0", "") == ("", rig.began[0])
 
 
 @pytest.mark.parametrize(
