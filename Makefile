@@ -20,13 +20,16 @@ PYTEST_ARGS ?=
 # Values of MESH_* in the caller's shell are for the caller's own mesh, never for the one of a demo or a test.
 unexport MESH_ADDRESS MESH_NAME MESH_MESH MESH_STATE_DIR MESH_LISTEN MESH_PEER MESH_ROLE MESH_RANK MESH_CONFIG
 
-.PHONY: help demo test check sim chaos bench proto verify-proto venv
+.PHONY: help demo demo-resume test check sim chaos bench proto verify-proto venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMP) ## three daemons on this machine find each other and run a hyper-parameter sweep with torch
-	@$(PY) tools/demo.py
+	@$(PY) -m tools.demo
+
+demo-resume: $(STAMP) ## kill the machine that trains: another goes on from the checkpoint, to the same last bit
+	@$(PY) -m tools.demo_resume
 
 test: check ## check, then every test (PYTEST_ARGS='-k name' narrows it; those in network namespaces need root)
 	$(PY) -m pytest $(PYTEST_ARGS)
