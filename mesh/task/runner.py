@@ -22,16 +22,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mesh.blob import manifest as manifests
-from mesh.blob.manifest import Manifest, parse
 from mesh.blob.objects import Ref, load
-from mesh.core.errors import BlobCorrupt, BlobMissing, MeshError, QuotaExceeded, error_named
+from mesh.core.errors import BlobMissing, MeshError, QuotaExceeded, error_named
 from mesh.core.lattice import FAILED, RELEASED, SUCCEEDED
 from mesh.core.work import COMMAND
 from mesh.task import api, checkpoints, environments, rebirth
 from mesh.task.commands import Command
 from mesh.task.frames import READ_BYTES, FrameReader, Row, encode
-from mesh.task.functions import Ended, Functions, Stopped, failed, succeeded, unkept
+from mesh.task.functions import Ended, Functions, Stopped, failed, succeeded
+from mesh.task.node_store import NodeStore
 from mesh.task.places import Place, attempt_folder, seal
 from mesh.task.processes import (
     become_subreaper,
@@ -44,7 +43,7 @@ from mesh.task.processes import (
 )
 
 if TYPE_CHECKING:
-    from mesh.blob.files import ChunkFiles
+    pass
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 PARAMS_LIMIT = 100_000  # Linux takes 128 KiB in one environment string
@@ -81,6 +80,7 @@ class Runner:
         self._current: api.Current | None = None  # the function that runs now
         self._in_function = False
         self._running = ""
+        self._store = NodeStore(self._answered)
         self._fetched: tuple[dict[str, Any], bytes] | None = None  # the answer to the last "fetch" or "open"
         self._retires = False
         self._capture = -1
@@ -193,7 +193,7 @@ class Runner:
             return
         self._running = row.attempt  # from here on it can be stopped
         try:
-            cwd = self._shipped(row) if row.files else row.cwd
+            cwd = self._store.shipped(self._place.state, row) if row.files else row.cwd
             home, unbuilt = self._built(blobs[row.requirements])
         except Stopped:
             self._end(row, Ended(RELEASED, "skipped"), None, _now_ms(), 0)
@@ -245,7 +245,7 @@ class Runner:
         micros = (time.perf_counter_ns() - started) // 1000
         self._place.after(row.attempt)
         if ended.large:
-            ended = self._kept(row.attempt, ended)
+            ended = self._store.keep(row.attempt, ended)
         self._end(row, ended, metrics, started_ms, micros)
 
     def _end(self, row: Row, ended: Ended, metrics: api.Metrics | None, started_ms: int, micros: int) -> None:
@@ -276,21 +276,6 @@ class Runner:
     def _stop_of(self, attempt: str) -> int:
         self._receive(block=False)
         return self._signals.pop(attempt, 0)
-
-    def _shipped(self, row: Row) -> str:
-        """The working directory within the files that came with the task."""
-        from mesh.blob.opened import Opened  # as with the store's files: few runners need them
-        from mesh.task.code import unpack, unpacked
-
-        directory = unpacked(self._place.state, row.files)
-        if directory is None:
-            files, manifest = self._hold(row.attempt, row.files, damaged=False)
-            try:
-                directory = unpack(self._place.state, row.files, Opened(files, manifest))
-            except (BlobCorrupt, BlobMissing):
-                files, manifest = self._hold(row.attempt, row.files, damaged=True)
-                directory = unpack(self._place.state, row.files, Opened(files, manifest))
-        return os.path.join(directory, row.cwd)
 
     def _built(self, requirements: bytes) -> tuple[Path | None, Ended | None]:
         """The environment with these, None for meshd's own; or how an attempt ends that cannot have it."""
@@ -362,28 +347,10 @@ class Runner:
             os.write(2, f"{checkpoints.lost(error)}\n".encode())  # the function may have closed sys.stderr
         return ended
 
-    def _kept(self, attempt: str, ended: Ended) -> Ended:
-        """Its result written into the node's store, for meshd to take it."""
-        from mesh.blob.files import ChunkFiles, write_blob  # as below
-
-        try:
-            header, _ = self._answered(["open", attempt], attempt, "")
-            manifest = write_blob(ChunkFiles(Path(header["directory"])), ended.large)
-        except Stopped:
-            return Ended(RELEASED, "skipped", log=ended.log)
-        except MeshError as error:
-            return unkept(error, sum(memoryview(part).nbytes for part in ended.large))._replace(log=ended.log)
-        blob = manifests.name(manifest)
-        return ended._replace(result=manifest, digest=blob, blob=blob, large=())
-
     def _fetch(self, attempt: str, ref: Ref) -> Any:
         """The object, from the node's store, where meshd sees that it is. It stays there until this attempt ends."""
         self._in_function = False  # a stop waits until its frame was read here
-        try:
-            data = self._read(*self._hold(attempt, ref.blob, damaged=False))
-        except (BlobCorrupt, BlobMissing):
-            data = self._read(*self._hold(attempt, ref.blob, damaged=True))
-        value = load(ref.blob, data)
+        value = load(ref.blob, self._store.read(attempt, ref.blob))
         self._receive(block=False)
         if self._signals.pop(attempt, 0):  # it came meanwhile
             self._stop_now()
@@ -394,20 +361,6 @@ class Runner:
         if self._current is not None:
             self._current.stop_asked = True
         raise Stopped("this attempt was asked to stop")
-
-    @staticmethod
-    def _read(files: ChunkFiles, manifest: Manifest) -> bytearray:
-        data = bytearray()
-        for chunk in manifest.chunks:
-            data += files.read(chunk)
-        return data
-
-    def _hold(self, attempt: str, blob: str, *, damaged: bool) -> tuple[ChunkFiles, Manifest]:
-        """Wait until meshd has it in its store. Raises Stopped, or why there is none."""
-        from mesh.blob.files import ChunkFiles  # 10 ms that few runners need
-
-        header, manifest = self._answered(["fetch", attempt, blob, damaged], attempt, blob)
-        return ChunkFiles(Path(header["directory"])), parse(manifest, blob)
 
     def _answered(self, question: list[Any], attempt: str, blob: str) -> tuple[dict[str, Any], bytes]:
         """Wait for what meshd answers to this. Raises Stopped, or the error that it answers."""
