@@ -176,7 +176,7 @@ class Feed:
 
     def _bring(self, result: TaskResult) -> None:
         """Its future is done once the blob is here."""
-        if result.id in self._pending and result.id not in self._bringing:  # else as above, or on its way already
+        if result.id not in self._bringing:  # else told before a break
             self._bringing.add(result.id)
             self._start(self._fetch(result))
 
@@ -184,7 +184,7 @@ class Feed:
         error, large = None, None
         try:
             async with self._gets:
-                if result.id in self._pending:  # else it was cancelled meanwhile
+                if result.id in self._pending:  # else as above
                     large = Large(result.blob, await blobs.get_bytes(self._channel, result.blob))
         except BlobMissing as missing:
             error = _away(result, missing)

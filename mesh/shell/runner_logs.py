@@ -77,7 +77,7 @@ class Logs:
             self._copying = None
 
     async def _copy(self, logs: list[tuple[BlobId, list[str]]]) -> None:
-        failures: list[MeshError] = []
+        failures: list[Exception] = []
         spreading = []
         try:
             lease = await self._store.writing()
@@ -95,7 +95,7 @@ class Logs:
                         failures.append(MeshError(f"{names[0]} is not what it was when its attempt ended"))
             finally:
                 lease.release()
-        except MeshError as error:
+        except (MeshError, OSError) as error:
             failures.append(error)
         failures += filter(None, await asyncio.gather(*spreading))
         if failures:
@@ -103,12 +103,12 @@ class Logs:
             told = f"{left} of {len(logs)} logs" if left else "logs"
             log.warning("%s are not copied: %s", told, failures[0], extra={"event": "log_not_copied"})
 
-    async def _spread(self, blob: BlobId, names: list[str]) -> MeshError | None:
+    async def _spread(self, blob: BlobId, names: list[str]) -> Exception | None:
         try:
             await self._store.spread(blob, COPIES, "")
-        except MeshError as error:
+            await asyncio.to_thread(self._done, names)
+        except (MeshError, OSError) as error:
             return error
-        await asyncio.to_thread(self._done, names)
         return None
 
     def _write(self, names: list[str]) -> list[bytes]:

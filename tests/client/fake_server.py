@@ -84,6 +84,8 @@ class FakeMesh(services.ClientServicer):
         self.tasks: dict[str, Task] = {}
         self.ended: dict[str, TaskResult] = {}
         self.blobs: dict[str, list[bytes]] = {}
+        self.giving = threading.Event()  # blobs are sent from now on
+        self.giving.set()
         self.paused: dict[str, bool] = {}
         self.priorities: dict[str, int] = {}
         self.calls: Counter[str] = Counter()
@@ -292,6 +294,7 @@ class FakeMesh(services.ClientServicer):
 
     def Get(self, request: pb.GetRequest, context: grpc.ServicerContext) -> Iterator[pb.GetPart]:
         self._enter("Get", context)
+        self.giving.wait(10)
         if request.blob not in self.blobs:
             self._abort(context, BlobMissing(f"blob {request.blob[:12]} cannot be fetched", "no node has it", "wait"))
         chunks = self.blobs[request.blob]

@@ -52,6 +52,17 @@ def test_the_future_is_done_once_it_is_here(client: MeshClient, mesh: FakeMesh) 
     assert mesh.calls["Get"] == 3
 
 
+def test_told_of_again_it_is_brought_once(client: MeshClient, mesh: FakeMesh) -> None:
+    mesh.giving.clear()
+    future = client.submit(text, 20_000)
+    mesh.until(lambda: mesh.calls["Get"] == 1)
+    mesh.break_watches()
+    assert client.submit(text, 5).result(10) == "xxxxx", "which comes after it"
+    mesh.giving.set()
+    assert len(future.result(10)) == 20_000
+    assert mesh.calls["Get"] == 1
+
+
 def test_that_its_machines_are_away_is_said(client: MeshClient, mesh: FakeMesh) -> None:
     mesh.refuse("Get", BlobMissing("blob 0f0f cannot be fetched", "no node has it", "wait"))
     future = client.submit(text, 20_000)

@@ -93,6 +93,7 @@ async def test_its_attempt_ends_once_it_is_copied_and_the_slot_goes_on_meanwhile
     first, second = h.begin(function(large()), function(lambda: "small"))
     assert (await h.end_of(second))[0] == SUCCEEDED
     await h.until(lambda: bool(h.spread_to))
+    assert await h.value(function(lambda: 7)) == 7, "so long, at the least, it was not told of"
     ((blob, copies, _),) = h.spread_to
     assert (first in h.ended, copies) == (False, 2)
     assert h.objects[blob].holds == 1, "it cannot be collected before somebody knows of it"
@@ -169,6 +170,6 @@ async def test_a_runner_that_died_before_it_wrote_leaves_the_store_free(h: Harne
     os.kill(pid, signal.SIGKILL)
     assert (await h.end_of(attempt))[0] == FAILED
     h.opens.set()
-    await h.until(lambda: not h.waiting)
+    await h.until(lambda: not h.waiting and bool(h.spread_to))  # that of its log, which was written meanwhile
     assert await h.value(function(lambda: 7)) == 7
     assert h.writers == 0
