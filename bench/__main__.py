@@ -21,6 +21,7 @@ BENCHES = (
     "bulk",
     "swarm",
     "breaks",
+    "checkpoints",
 )
 WITHIN = 600.0
 
