@@ -1,8 +1,8 @@
 """Checkpoints of the attempts that run here: taken into the store, copied, told of, and given to who goes on from one.
 
-A task writes the chunks itself, into the store's files, and says what they make up. From then on the node has it; it is
-*complete*, and told of, once as many nodes have it as its task asks for, or as there are. An attempt's end waits for
-that, since whoever goes on from there needs it.
+A task opens it, writes the chunks itself, into the store's files, and says what they make up. From then on the node has
+it; it is *complete*, and told of, once as many nodes have it as its task asks for, or as there are. An attempt's end
+waits for that, since whoever goes on from there needs it.
 
 Owns what is under way. It must not know how copies are made, nor which checkpoints are kept.
 """
@@ -59,8 +59,9 @@ class Saves:
 
     def __init__(self, live: Live) -> None:
         self.live = live
-        self.opening = asyncio.Lock()
-        self.lease: Lease | None = None
+        # Under which its processes write chunks of the next one. While anybody writes no file goes, so a lease for all
+        # the time of an attempt would have the store grow beyond its quota.
+        self.leases: list[Lease] = []
         self.number = 0
         self.last: BlobId = ""  # what is saved next is much the same
         self.own: dict[BlobId, Checkpoint] = {}  # the newest last
@@ -70,6 +71,11 @@ class Saves:
         self.over = False
         self.tell: Callable[[], None] | None = None  # that it has ended, once this is so for checkpoints too
         self.late: asyncio.TimerHandle | None = None
+
+    def release(self) -> None:
+        leases, self.leases = self.leases, []
+        for lease in leases:
+            lease.release()
 
 
 class Checkpoints:
@@ -89,11 +95,9 @@ class Checkpoints:
         saves = self._saves.setdefault(live.id, Saves(live))
         match message["checkpoint"]:
             case "open":
-                async with saves.opening:
-                    if saves.lease is None:
-                        saves.lease = await self._store.writing()
+                saves.leases.append(await self._store.writing())
                 if saves.over:
-                    saves.lease.release()
+                    saves.release()
                 return {"directory": str(self._store.directory)}, b""
             case "save":
                 await self._save(saves, message.get("step"), message.get("metrics"), body)
@@ -103,7 +107,7 @@ class Checkpoints:
         raise ValueError(f"this meshd can open, save and load checkpoints, not {message['checkpoint']!r:.80}")
 
     async def _save(self, saves: Saves, step: object, metrics: object, manifest: bytes) -> None:
-        if saves.lease is None or saves.over:
+        if not saves.leases or saves.over:
             raise ValueError("a checkpoint is opened before it is saved, and saved before its attempt has ended")
         if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 1 << 62:
             raise ValueError(f"the step of a checkpoint is a whole number from 0, not {step!r:.80}")
@@ -112,8 +116,13 @@ class Checkpoints:
         told = dumps(metrics) if metrics else b""
         if len(told) > METRICS_BYTES:
             raise ValueError(f"the metrics of a checkpoint have {len(told)} bytes; at most {METRICS_BYTES} are kept")
-        blob, size = await self._store.commit(manifest)
-        held = await self._store.hold(blob, damaged=False)
+        leases, saves.leases = saves.leases, []  # who opens from now on writes the next one
+        try:
+            blob, size = await self._store.commit(manifest)
+            held = await self._store.hold(blob, damaged=False)
+        finally:
+            for lease in leases:
+                lease.release()
         saves.number += 1
         run = saves.live.assignment.run
         checkpoint = Checkpoint(run, step, saves.live.id, saves.number, blob, size, told, self._now_ms())
@@ -176,8 +185,7 @@ class Checkpoints:
             tell()
             return
         saves.over = True
-        if saves.lease is not None:
-            saves.lease.release()
+        saves.release()
         for held in saves.held:
             held.release()
         saves.tell = tell

@@ -106,7 +106,7 @@ class Checkpoint:
             if attempt.store is None:
                 attempt.tell()
             else:
-                attempt.store.keep(write_blob(attempt.store.files(), source.segments()), step, numbers)
+                attempt.store.keep(write_blob(attempt.store.writing(), source.segments()), step, numbers)
             attempt.next = step + 1
 
     def load_files(self, path: str | os.PathLike[str], *, replace: bool = False) -> bool:
@@ -212,7 +212,7 @@ class Attempt:
 
     def _write(self, store: Store, taken: Snapshot, step: int, metrics: Metrics) -> None:
         try:
-            store.keep(_written(store.files(), taken), step, metrics)
+            store.keep(_written(store.writing(), taken), step, metrics)
         except Exception as error:  # noqa: BLE001  the next call raises it
             self._error = error
 

@@ -53,14 +53,11 @@ class Store:
 
     def __init__(self, line: Line) -> None:
         self._line = line
-        self._files: ChunkFiles | None = None
 
-    def files(self) -> ChunkFiles:
-        """Where to write chunks; they stay until the attempt has ended."""
-        if self._files is None:
-            answer, _ = self._line.ask({"checkpoint": "open"})
-            self._files = ChunkFiles(Path(answer["directory"]))
-        return self._files
+    def writing(self) -> ChunkFiles:
+        """Where to write the chunks of the next checkpoint; they stay until the attempt keeps one, or has ended."""
+        answer, _ = self._line.ask({"checkpoint": "open"})
+        return ChunkFiles(Path(answer["directory"]))
 
     def keep(self, manifest: bytes, step: int, metrics: Metrics) -> None:
         """Make a blob, all of whose chunks are settled, the checkpoint of this step."""

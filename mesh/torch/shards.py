@@ -92,7 +92,7 @@ class CheckpointWriter(StorageWriter):
             for _ in segments():
                 pass  # what cannot be saved shows here too
         else:
-            manifest = write_blob(store.files(), segments())
+            manifest = write_blob(store.writing(), segments())
             chunks = iter(parse(manifest, name(manifest)).chunks)
         results = []
         for item, size in zip(plan.items, sizes, strict=True):
@@ -110,7 +110,7 @@ class CheckpointWriter(StorageWriter):
             if attempt.store is None:
                 attempt.tell()
             else:
-                manifest = write_blob(attempt.store.files(), [head])
+                manifest = write_blob(attempt.store.writing(), [head])
                 chunks = list(parse(manifest, name(manifest)).chunks)
                 for result in written:
                     chunks += _chunks(result.storage_data, result.size_in_bytes)

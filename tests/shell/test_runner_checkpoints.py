@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from mesh.blob.files import write_blob
 from mesh.blob.manifest import name
-from mesh.core.errors import BlobMissing
+from mesh.core.errors import BlobMissing, QuotaExceeded
 from mesh.core.events import AttemptResumed, AttemptSaved, AttemptsEnded
 from mesh.core.lattice import FAILED, RELEASED, SUCCEEDED, Checkpoint, Checkpointing
 from mesh.shell import runners
@@ -141,7 +141,10 @@ async def test_an_end_does_not_wait_for_ever(h: Harness, monkeypatch: pytest.Mon
 async def test_chunks_stay_until_the_attempt_has_ended(h: Harness) -> None:
     [attempt] = h.begin(WAIT)
     line = await Line.of(h, attempt)
+    await line.ask({"checkpoint": "open"})
+    assert h.writers == 1
     blob = await line.save(h, b"one")
+    assert h.writers == 0, "while anybody writes no file goes: a store would grow for as long as a task trains"
     await line.ask({"checkpoint": "open"})
     await line.ask({"checkpoint": "load", "damaged": ""})
     assert (h.writers, h.objects[blob].holds > 0) == (1, True)
@@ -213,6 +216,18 @@ async def test_what_makes_no_sense_is_refused_and_told_of_by_nobody(h: Harness, 
     answer = await line.ask(message, b"abc"[: message.get("size", 0)] if message.get("size", 0) == 3 else b"")
     assert any(part in f"{answer['error']} {answer.get('message')}" for part in why.split("|")), answer
     assert not h.spread_to
+
+
+async def test_what_cannot_be_kept_is_told_and_holds_nothing_up(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(manifest: bytes) -> tuple[str, int]:
+        raise QuotaExceeded("it does not fit in the store")
+
+    [attempt] = h.begin(WAIT)
+    line = await Line.of(h, attempt)
+    await line.ask({"checkpoint": "open"})
+    monkeypatch.setattr(h, "commit", full)
+    answer = await line.ask({"checkpoint": "save", "step": 1, "metrics": {}, "size": 3}, b"abc")
+    assert (answer["error"], h.writers) == ("QuotaExceeded", 0)
 
 
 async def test_nothing_is_saved_before_it_was_opened(h: Harness) -> None:

@@ -37,6 +37,7 @@ class FakeMeshd:
     def __init__(self, folder: Path, store: Path) -> None:
         self.socket = folder / "task.sock"
         self.files = ChunkFiles(store)
+        self.opened = False
         self.saved: list[Saved] = []
         self.asked: list[dict[str, Any]] = []
         self.reports: list[dict[str, Any]] = []
@@ -100,8 +101,11 @@ class FakeMeshd:
             return {"error": refused[0], "message": refused[1]}, b""
         match message["checkpoint"]:
             case "open":
+                self.opened = True
                 return {"ok": True, "directory": str(self.files.directory)}, b""
             case "save":
+                assert self.opened, "each one is opened before its chunks are written"
+                self.opened = False
                 self.answers.wait()
                 manifest = parse(body, name(body))
                 assert all(self.files.has(chunk) for chunk in manifest.chunks), "a chunk is not settled"
