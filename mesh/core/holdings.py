@@ -55,6 +55,7 @@ class Holdings:
         self._fetching: dict[BlobId, dict[NodeId, float]] = {}  # and when each asked last
         self._asked: dict[BlobId, dict[NodeId, float]] = {}  # whom we asked to copy, and when
         self._failed: dict[BlobId, dict[NodeId, tuple[float, str]]] = {}  # who could not, when, and why
+        self._unsatisfied: dict[BlobId, dict[NodeId, tuple[float, Seek]]] = {}  # who waits for copies, and asked when
         self._prompted: dict[NodeId, float] = {}  # asked to declare
 
     def open(self, claim: Claim) -> None:
@@ -63,7 +64,10 @@ class Holdings:
 
     def close(self) -> None:
         self.claim = NO_CLAIM
-        for known in (self.stocks, self.holders, self.sizes, self._fetching, self._asked, self._failed, self._prompted):
+        for known in (
+            self.stocks, self.holders, self.sizes, self._fetching, self._asked, self._failed, self._unsatisfied,
+            self._prompted,
+        ):  # fmt: skip
             known.clear()
 
     # -- what nodes say ---------------------------------------------------------------------------------------------
@@ -99,7 +103,17 @@ class Holdings:
             for blob in holds.lost:
                 stock.blobs.discard(blob)
                 self._lose(node, blob)
+            for blob, _ in holds.gained:
+                self._answer_again(blob, now)
         self.out.send(node, HoldsSeen(self.claim, stock.session, stock.seq))
+
+    def _answer_again(self, blob: BlobId, now: float) -> None:
+        """Who waits for copies hears of one at once: an attempt's end may wait for it."""
+        for node, (asked, seek) in list(self._unsatisfied.pop(blob, {}).items()):
+            if now - asked < 3 * self.params.seek_again:  # else it would have asked again
+                self.on_seek(node, seek, now)
+                if node in (waiting := self._unsatisfied.get(blob, {})):
+                    waiting[node] = asked, seek
 
     def on_gone(self, node: NodeId) -> None:
         """Its process does not exist: what it held it declares when it is back."""
@@ -134,6 +148,8 @@ class Holdings:
         if seek.copies:
             holders = sorted({*holders, node})
             enough, why = self._copy(seek, holders, sure, now)
+            if not enough:
+                self._unsatisfied.setdefault(seek.blob, {})[node] = now, seek
         fetching = [other for other in self._fetchers(seek.blob, now) if other not in holders]
         told = [node]
         if not seek.copies:
@@ -262,3 +278,4 @@ class Holdings:
             self._failed.setdefault(failure.blob, {})[node] = now, failure.reason
         if not asked:
             self._asked.pop(failure.blob, None)
+        self._answer_again(failure.blob, now)

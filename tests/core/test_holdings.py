@@ -63,7 +63,7 @@ class Rig:
 
     def seek(self, name: str, copies: int = 0, size: int = 0) -> Found:
         self.holdings.on_seek(node(name), Seek(claim("a"), BLOB, size, copies), self.now)
-        (found,) = only(Found, self.said(name))
+        *_, found = only(Found, self.said(name))  # it may have been told before of what came since it last asked
         return found
 
     def asked(self, *names: str) -> list[str]:
@@ -335,3 +335,36 @@ def test_in_the_place_of_one_that_fell_silent_another_is_asked() -> None:
     rig.wait(PARAMS.silent_after + 0.1, first)
     rig.seek("a", copies=2)
     assert rig.asked("c", "d") == [({"c", "d"} - {first}).pop()]
+
+
+def test_who_waits_for_copies_hears_of_one_at_once() -> None:
+    rig = Rig("b", "c", "d")
+    rig.holds("b", BLOB)
+    assert not rig.seek("b", copies=2, size=5).enough
+    (copier,) = rig.asked("a", "c", "d")
+    rig.holds(copier, BLOB)
+    (found,) = only(Found, rig.said("b"))
+    assert (found.enough, named(found)) == (True, [node(copier)])
+    (other,) = {"a", "c", "d"} - {copier, "a"} if copier != "a" else {"c"}
+    rig.holds(other, BLOB)
+    assert not only(Found, rig.said("b")), "it waits no more"
+
+
+def test_who_waits_for_copies_hears_at_once_why_there_are_none() -> None:
+    rig = Rig("b")
+    rig.holds("b", BLOB)
+    rig.seek("b", copies=2, size=5)
+    assert rig.asked("a") == ["a"]
+    rig.holdings.on_copy_failed(node("a"), CopyFailed(claim("a"), BLOB, "its disk is full"), rig.now)
+    (found,) = only(Found, rig.said("b"))
+    assert (found.enough, "its disk is full" in found.why) == (True, True)
+
+
+def test_who_asked_long_ago_waits_no_more() -> None:
+    rig = Rig("b", "c")
+    rig.holds("b", BLOB)
+    rig.seek("b", copies=3, size=5)
+    rig.wait(3 * PARAMS.seek_again)
+    rig.said("b")
+    rig.holds("c", BLOB)
+    assert not only(Found, rig.said("b"))
