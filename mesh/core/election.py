@@ -269,6 +269,8 @@ class Election:
                 self._settle(now)
             return
         if self.role == FOLLOWING:
+            reason = self.members.why_not_alive(self.claim.leader, now) or "it leads no more"
+            self.out.note("info", "leader_lost", node=self.claim.leader, reason=reason, term=self.claim.term)
             self._alone(now)
         if eligible and self._may_claim(now):
             self._claim(self.claim.established, now)  # after a part in none but provisional ones: provisionally

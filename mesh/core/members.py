@@ -279,6 +279,20 @@ class Members:
         peer = self.peers.get(node)
         return peer is not None and self.alive(peer, now)
 
+    def why_not_alive(self, node: NodeId, now: float) -> str:
+        """In words, with the times of both directions, for one of them may have failed alone; empty: it is alive."""
+        peer = self.peers.get(node)
+        if peer is None or peer.heard == NEVER:
+            return "this life of it was not heard yet"
+        if peer.gone:
+            return "its process is gone"
+        if self.alive(peer, now):
+            return ""
+        heard = f"heard {now - peer.heard:.1f} s ago"
+        if peer.acked == NEVER:
+            return f"{heard}, and it answered no beat of ours"
+        return f"{heard}, and the last beat of ours that it answered was sent {now - peer.acked:.1f} s ago"
+
     def suspect(self, peer: Peer, now: float) -> bool:
         """Silent for three heartbeats, in either direction; who was never alive is not suspected, but unknown."""
         heard = min(peer.heard, peer.acked)

@@ -278,6 +278,9 @@ def test_3_a_silent_leader_is_replaced_after_2_2_seconds() -> None:
     rig.wait(0.02)
     assert (rig.role, rig.claim) == (LEADING, claim("b", 6))
     assert rig.election.followed == node("a")
+    (lost,) = only(Notice, rig.said)
+    assert (lost.event, dict(lost.fields)["node"], dict(lost.fields)["term"]) == ("leader_lost", node("a"), 5)
+    assert "heard 2.2 s ago" in str(dict(lost.fields)["reason"])
 
 
 def test_3_a_leader_whose_process_is_gone_is_replaced_at_once() -> None:
@@ -286,6 +289,8 @@ def test_3_a_leader_whose_process_is_gone_is_replaced_at_once() -> None:
     assert rig.members.on_dial_failed("a:1", True, 0.1) is not None
     rig.settle()
     assert rig.claim == claim("b", 6)
+    (lost,) = only(Notice, rig.said)
+    assert dict(lost.fields)["reason"] == "its process is gone"
 
 
 def test_3_not_while_a_member_hears_the_leader() -> None:

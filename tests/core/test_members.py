@@ -67,6 +67,21 @@ def test_who_does_not_hear_us_is_not_alive_however_loud_it_is() -> None:
     assert rig.members.silent_for(peer, 2.5) == 0.0
 
 
+def test_why_one_is_not_alive_tells_the_directions_apart() -> None:
+    rig = Rig()
+    assert rig.members.why_not_alive(node("b"), 0.0) == "this life of it was not heard yet"
+    peer = rig.join("b")
+    rig.hear(peer, 0.0, beat("b", 1, echo=0))
+    assert rig.members.why_not_alive(peer.node, 0.5) == "heard 0.5 s ago, and it answered no beat of ours"
+    rig.exchange(peer, 1.0)
+    assert rig.members.why_not_alive(peer.node, 1.0) == ""
+    rig.hear(peer, 3.0, beat("b", peer.heard_seq + 1, echo=0))
+    why = rig.members.why_not_alive(peer.node, 4.0)
+    assert why == "heard 1.0 s ago, and the last beat of ours that it answered was sent 3.0 s ago"
+    peer.gone = True
+    assert rig.members.why_not_alive(peer.node, 4.0) == "its process is gone"
+
+
 def test_an_echo_counts_from_when_we_sent_what_it_echoes() -> None:
     rig = Rig()
     peer = rig.join("b")
