@@ -212,7 +212,7 @@ class Machine:
 
     def _on_ticked(self, event: Ticked, now: float) -> None:
         due = min(self._next_beat, now)
-        self.members.late(now - due)
+        self.members.late(now - due, now)
 
     def _on_resumed(self, event: Resumed, now: float) -> None:
         if event.gap > self.params.suspect_after:

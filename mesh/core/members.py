@@ -76,7 +76,7 @@ class Members:
         self._dialling: tuple[set[NodeId] | None, float | None] | None = (
             None  # for whom, when next; None: to be found out
         )
-        self._slack = 0.0  # our own recent lateness, added to every window
+        self._lates: deque[tuple[float, float]] = deque()  # our own latenesses, each with when it is forgotten
 
     # -- addresses and links ----------------------------------------------------------------------------------------
 
@@ -265,14 +265,23 @@ class Members:
 
     # -- judgement --------------------------------------------------------------------------------------------------
 
-    def late(self, lateness: float) -> None:
-        """Our own loop ran late by this much: silence may be ours. Every window grows by it, for one window."""
-        self._slack = max(lateness, self._slack * 0.5) if lateness > 0.25 else self._slack * 0.5
+    def late(self, lateness: float, now: float) -> None:
+        """Our own loop ran late by this much: silence may be ours. Every window grows by it, for one window.
+
+        For so long as a beat that left late, or came and was not read, may be the newest that a peer can echo.
+        """
+        if lateness > 0.25:
+            self._lates.append((now + self.params.silent_after, lateness))
+
+    def _slack(self, now: float) -> float:
+        while self._lates and self._lates[0][0] <= now:
+            self._lates.popleft()
+        return max(lateness for _, lateness in self._lates) if self._lates else 0.0
 
     def alive(self, peer: Peer, now: float) -> bool:
         if peer.gone:
             return False
-        window = self.params.silent_after + self._slack
+        window = self.params.silent_after + self._slack(now)
         return now - peer.heard < window and now - peer.acked < window
 
     def is_alive(self, node: NodeId, now: float) -> bool:
@@ -296,7 +305,7 @@ class Members:
     def suspect(self, peer: Peer, now: float) -> bool:
         """Silent for three heartbeats, in either direction; who was never alive is not suspected, but unknown."""
         heard = min(peer.heard, peer.acked)
-        return not peer.gone and heard > NEVER and now - heard >= self.params.suspect_after + self._slack
+        return not peer.gone and heard > NEVER and now - heard >= self.params.suspect_after + self._slack(now)
 
     def silent_for(self, peer: Peer, now: float) -> float:
         return now - peer.heard
@@ -322,10 +331,12 @@ class Members:
 
     def next_change(self, watched: Iterable[NodeId], now: float) -> float | None:
         """When the next of these falls silent, if it stays as it is."""
-        window = self.params.silent_after + self._slack
+        silent, slack = self.params.silent_after, self._slack(now)
+        until = min((until for until, lateness in self._lates if lateness == slack), default=now)
         times = [
-            min(peer.heard, peer.acked) + window
+            max(last + silent, min(last + silent + slack, until))
             for node in watched
             if (peer := self.peers.get(node)) is not None and self.alive(peer, now)
+            for last in (min(peer.heard, peer.acked),)
         ]
         return min(times, default=None)

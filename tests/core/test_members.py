@@ -134,20 +134,35 @@ def test_a_suspect_refutes_by_raising_its_incarnation() -> None:
     assert rig.members.incarnation == 1
 
 
-def test_who_slept_blames_himself_for_one_window() -> None:
-    """Lateness of our own loop is added to every window, and fades."""
+def test_who_was_late_blames_himself_for_one_window() -> None:
+    """Lateness of our own loop is added to every window, whatever ticks on time meanwhile."""
     rig = Rig()
     peer = rig.join("b")
     rig.exchange(peer, 0.0)
-    rig.members.late(0.2)  # jitter: nothing
+    rig.members.late(0.2, 1.0)  # jitter: nothing
     assert not rig.members.alive(peer, WINDOW)
-    rig.members.late(2.0)
-    assert rig.members.alive(peer, WINDOW + 1.9)
-    assert not rig.members.suspect(peer, PARAMS.suspect_after + 1.9)
-    assert not rig.members.alive(peer, WINDOW + 2.0)
-    rig.members.late(0.0)
-    assert not rig.members.alive(peer, WINDOW + 1.1)
-    assert rig.members.alive(peer, WINDOW + 0.9)
+    rig.members.late(0.8, 1.0)
+    rig.members.late(0.3, 1.5)
+    for _ in range(20):
+        rig.members.late(0.0, 2.0)
+    assert not rig.members.suspect(peer, PARAMS.suspect_after + 0.7)
+    assert rig.members.suspect(peer, PARAMS.suspect_after + 0.8)
+    assert rig.members.alive(peer, WINDOW + 0.7)
+    assert rig.members.next_change([peer.node], 2.0) == pytest.approx(WINDOW + 0.8)
+    assert not rig.members.alive(peer, WINDOW + 0.8)
+
+
+def test_a_lateness_is_forgotten_after_a_window() -> None:
+    rig = Rig()
+    peer = rig.join("b")
+    rig.exchange(peer, 0.0)
+    rig.members.late(5.0, 0.5)
+    rig.members.late(1.0, 1.5)
+    assert rig.members.next_change([peer.node], 1.5) == pytest.approx(0.5 + WINDOW)
+    assert rig.members.alive(peer, 0.5 + WINDOW - 0.1)
+    assert rig.members.alive(peer, 0.5 + WINDOW + 0.1), "the lesser one still counts"
+    assert rig.members.next_change([peer.node], 0.5 + WINDOW) == pytest.approx(WINDOW + 1.0)
+    assert not rig.members.alive(peer, WINDOW + 1.0)
 
 
 def test_after_a_suspend_nobody_was_silent_but_those_who_were_before() -> None:
