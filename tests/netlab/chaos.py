@@ -29,6 +29,7 @@ from tests.netlab.injector import Injector
 from tests.netlab.lab import Lab, NoLab, lab
 from tests.netlab.network import can_delay
 from tests.netlab.plan import NEED_EXT4, plan
+from tests.netlab.starvation import Waits, Watch
 from tests.netlab.timeline import Timeline
 from tests.netlab.verdict import Evidence, verdict
 
@@ -58,6 +59,8 @@ class Run:
         self.began = time.monotonic()
         self._say = say
         self.timeline = Timeline()
+        self.waits = Waits()
+        self.unjudged = False
         self.attempts = directory / "attempts"
         self.records = directory / "clients"
         self.clients: dict[str, subprocess.Popen[bytes]] = {}
@@ -74,10 +77,13 @@ class Run:
         if disk == TMPFS:
             self.say("no loop devices with ext4 here: no disk gets stuck or turns read-only")
         with mesh_of(self.directory) as mesh, lab(self.chaos.hosts, mesh, disk=disk, clocks=True) as net:
+            watch = Watch(self.waits, net.running)
+            watch.start()
             try:
                 told = self.disturb(net)
                 asked, hosts = self.ask(net)
             finally:
+                watch.stop()
                 for client in self.clients.values():
                     client.kill()
                     client.wait()
@@ -85,10 +91,14 @@ class Run:
             ledgers = self.journals(net)
             self.logs(net)
         self.timeline.write(self.directory / "faults.jsonl")
+        self.waits.write(self.directory / "waits.jsonl")
         (self.directory / "asked.json").write_text(json.dumps({"hosts": hosts, "tasks": list(asked.values())}))
         done = books.attempts(self.attempts)
         whole = books.joined(list(ledgers.values()))
-        counts, broken = verdict(Evidence(told, done, asked, ledgers, whole, hosts, self.timeline))
+        counts, broken, starved = verdict(Evidence(told, done, asked, ledgers, whole, hosts, self.timeline, self.waits))
+        for sentence in starved[:SHOWN]:
+            self.say(f"not judged, for this machine was too busy: {sentence}")
+        self.unjudged = bool(starved)
         if counts["failed"] > counts["acknowledged"] * MAY_FAIL:
             self.broken["worked"] = [f"{counts['failed']} tasks failed: of work that is not done nothing can be lost"]
         return counts, {**broken, **self.broken}
@@ -213,8 +223,9 @@ def chaos(asked: Chaos, say: Callable[[str], None] = print) -> tuple[dict[str, A
     directory = Path(tempfile.mkdtemp(prefix=f"meshchaos-{asked.seed}-"))
     kept = False
     try:
-        counts, broken = Run(asked, directory, say).run()
-        kept = bool(broken)
+        run = Run(asked, directory, say)
+        counts, broken = run.run()
+        kept = bool(broken) or run.unjudged
     except (AssertionError, MeshError, OSError) as error:
         counts, broken = {}, {"run": [f"it could not go on: {type(error).__name__}: {error}"]}
         kept = True

@@ -170,6 +170,10 @@ class Lab(Network):
         codes = {name: daemon.process.poll() for name, daemon in self.daemons.items() if name not in self.down}
         return {name: code for name, code in codes.items() if code is not None}
 
+    def running(self) -> dict[str, int]:
+        """The process of every daemon that nobody stopped."""
+        return {name: daemon.process.pid for name, daemon in list(self.daemons.items()) if name not in self.down}
+
     def _pids(self, name: str) -> list[int]:
         return self.daemons[name].pids()
 

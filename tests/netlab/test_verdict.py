@@ -13,6 +13,7 @@ from mesh.core.lattice import FAILED, LOST, SUCCEEDED, Acceptance, Attempt, Job,
 from mesh.core.ledger import Ledger
 from tests.netlab.books import Done, Shown, Told
 from tests.netlab.plan import DAEMON_FAULTS, plan
+from tests.netlab.starvation import Waits
 from tests.netlab.timeline import Timeline
 from tests.netlab.verdict import Evidence, verdict
 
@@ -31,6 +32,7 @@ class Story:
         self.attempts: dict[str, Done] = {}
         self.shown: list[Shown] = []
         self.timeline = Timeline()
+        self.waits = Waits()
         self.asked = True
         self.on_disk = True
 
@@ -65,6 +67,10 @@ class Story:
         span.since, span.until = since, until
         return self
 
+    def waited(self, host: str, at: float, seconds: float) -> Story:
+        self.waits.note(host, at, seconds)
+        return self
+
     def broken(self, counted: str = "") -> Any:
         """The names of the broken promises, or one of the counts."""
         whole = Ledger()
@@ -87,7 +93,7 @@ class Story:
         } if state is not None else {"state": "succeeded", "attempts": []}  # fmt: skip
         told = Told({T: "client"}, self.shown, [], [])
         asked = {T: document} if self.asked else {}
-        counts, wrong = verdict(Evidence(told, self.attempts, asked, {}, whole, HOSTS, self.timeline))
+        counts, wrong, _ = verdict(Evidence(told, self.attempts, asked, {}, whole, HOSTS, self.timeline, self.waits))
         return counts[counted] if counted else set(wrong)
 
 
@@ -133,6 +139,24 @@ def test_two_acceptances_are_excused_by_a_separation_alone() -> None:
     assert again.fault(139, 155, apart=("b", "ac")).broken() == set()  # alone: c may be the one that knows
     same = usual().ran(again := attempt_id(FIRST, 2), B, 111, 112).accepted(FIRST._replace(term=4), again)
     assert "conflicting" in same.fault(90, 120, apart=("a", "b")).broken()
+
+
+def test_two_acceptances_are_not_judged_where_one_of_the_leaders_had_no_core() -> None:
+    def both(*waits: tuple[str, float, float], again: float = 111) -> Story:
+        story = usual().ran(TWO, A, again, again + 3).accepted(SECOND, TWO)
+        for wait in waits:
+            story.waited(*wait)
+        return story
+
+    starved = both(("b", 112, 0.6), ("b", 112.5, 0.7))
+    assert starved.broken() == {"recomputed"}  # which is judged as ever
+    assert starved.broken("starved") == 1
+    assert "conflicting" in both(("b", 112, 0.6), ("b", 112.5, 0.5)).broken()  # there was time for a beat and its echo
+    assert "conflicting" in both(("b", 111, 0.6), ("b", 113.3, 0.7)).broken()  # not in one window
+    assert "conflicting" in both(("c", 112, 2.0)).broken()  # neither of the two
+    assert "conflicting" in both(("a", 120, 3.0)).broken()  # afterwards
+    assert "conflicting" in both(("a", 108, 3.0)).broken()  # they had met again
+    assert "conflicting" in both(("a", 140, 2.0), again=138).broken()  # long after the first, which was known by then
 
 
 @pytest.mark.parametrize(

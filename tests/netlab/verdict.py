@@ -1,7 +1,8 @@
 """Whether the promises were kept, from what was written down and from what was done to whom.
 
 Each rule is a function of the evidence that returns what is wrong, a sentence each. They hold the mesh to the promises
-of docs/ARCHITECTURE.md section 2, and excuse only what those excuse: what nobody in reach could have known.
+of docs/ARCHITECTURE.md section 2, and excuse only what those excuse: what nobody in reach could have known. What
+may have come about because the machine is too busy for so many daemons is neither broken nor kept: it is not judged.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 from mesh.core.lattice import FAILED, Acceptance
 from mesh.core.ledger import FINAL, Ledger
 from tests.netlab.books import Done, Told, nonce_of
+from tests.netlab.starvation import Waits
 from tests.netlab.timeline import FOREVER, LOST_AFTER, Timeline
 
 KNOWN_AFTER = 2.0  # seconds after its beginning in which an attempt may be known to its node and its leader alone
@@ -28,6 +30,7 @@ class Evidence(NamedTuple):
     whole: Ledger  # all of them joined
     hosts: dict[str, str]  # node id -> host
     timeline: Timeline
+    waits: Waits
 
 
 def lost(seen: Evidence) -> list[str]:
@@ -86,11 +89,14 @@ def results(seen: Evidence) -> tuple[list[str], list[str]]:
     return replaced, wrong
 
 
-def accepted_twice(seen: Evidence) -> tuple[list[str], list[str]]:
+def accepted_twice(seen: Evidence) -> tuple[list[str], list[str], list[str]]:
     """Two acceptances of one task with different results. By leaders in touch, or by one; and by leaders who were not,
     but had been since the first of them, or of whom one was dead: where the second one reached more machines than may
-    lack it, too few knew what was accepted."""
-    conflicting, unreplicated = [], []
+    lack it, too few knew what was accepted.
+
+    And what cannot be judged: the second was accepted while the machine kept the two leaders from hearing each other.
+    """
+    conflicting, unreplicated, starved = [], [], []
     for task, state in sorted(seen.whole.tasks.items()):
         accepted = sorted((state.acceptances or {}).values(), key=lambda each: (_ended(seen, each), each))
         for first, second in combinations(accepted, 2):
@@ -99,13 +105,18 @@ def accepted_twice(seen: Evidence) -> tuple[list[str], list[str]]:
             one, other = (seen.hosts[each.claim.leader] for each in (first, second))
             at, line = _ended(seen, second), seen.timeline
             both = f"{first.attempt} by {_by(seen, first)}, {second.attempt} by {_by(seen, second)}"
-            if one == other or not at or line.apart_since(one, other, at) > at:
-                conflicting.append(f"{task} was accepted twice: {both}, who were in touch")
+            if one == other or not at:
+                conflicting.append(f"{task} was accepted twice: {both}")
+            elif line.apart_since(one, other, at) > at:
+                if seen.waits.starved_since(one, other, at) <= _ended(seen, first) + SAID_AFTER:
+                    starved.append(f"{task} was accepted twice: {both}, while one of them had no core")
+                else:
+                    conflicting.append(f"{task} was accepted twice: {both}, who were in touch")
             elif line.apart_since(one, other, at, deaths=False) > _ended(seen, first) + SAID_AFTER and _may_know(
                 seen, other, at
             ):
                 unreplicated.append(f"{task} was accepted twice, for no one in reach knew of the first: {both}")
-    return conflicting, unreplicated
+    return conflicting, unreplicated, starved
 
 
 def _may_know(seen: Evidence, leader: str, at: float) -> bool:
@@ -185,11 +196,11 @@ def _what(seen: Evidence, done: Done) -> str:
     return f"{done.attempt} ran on {where} from {done.began:.2f} {ended}, granted by {by}"
 
 
-def verdict(seen: Evidence) -> tuple[dict[str, int], dict[str, list[str]]]:
-    """The counts, and by the name of each broken promise what is wrong."""
+def verdict(seen: Evidence) -> tuple[dict[str, int], dict[str, list[str]], list[str]]:
+    """The counts; by the name of each broken promise what is wrong; and what cannot be judged on a machine so busy."""
     replaced, lost_results = results(seen)
     disturbed, recomputed, doubled = repeated(seen)
-    conflicting, unreplicated = accepted_twice(seen)
+    conflicting, unreplicated, starved = accepted_twice(seen)
     broken = {
         "lost": lost(seen),
         "unfinished": unfinished(seen),
@@ -209,5 +220,6 @@ def verdict(seen: Evidence) -> tuple[dict[str, int], dict[str, list[str]]]:
         "replaced": len(replaced),
         "doubled": doubled,
         "gave_up": len(seen.told.gave_up),
+        "starved": len(starved),
     }
-    return counts, {name: wrong for name, wrong in broken.items() if wrong}
+    return counts, {name: wrong for name, wrong in broken.items() if wrong}, starved
