@@ -69,6 +69,11 @@ class Gathering:
         busy = (node for node in self.puller.busy() if node == (self._handed or node))
         return any(self.members.is_alive(node, now) for node in busy)
 
+    def reading(self, journal: str, now: float) -> bool:
+        """Whether somebody in reach is telling us of this journal, and has not told everything."""
+        told = (node for node in self.puller.busy() if self.puller.journals.get(node) == journal)
+        return any(self.members.is_alive(node, now) for node in told)
+
     def read(self, peer: Peer) -> bool:
         """Whether its journal was read since we lead, and since it is alive: it may have led while it was away."""
         return self.puller.complete.get(peer.node, NEVER) >= max(self._since, peer.since)

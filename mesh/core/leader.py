@@ -395,11 +395,14 @@ class Leader:
         session = self.sessions.get(attempt.node)
         return session is not None and attempt.id in session.open
 
-    def on_records(self, records: Sequence[Record], now: float) -> None:
+    def on_records(self, records: Sequence[Record], now: float, journal: str) -> None:
         """Records that came by way of another journal, joined already."""
         if self.phase == CLOSED:
             return
-        self._recognise({record.id for record in records if isinstance(record, Task)}, now)
+        learnt = [record.id for record in records if isinstance(record, Task)]
+        if learnt and self.gathering.reading(journal, now):
+            self.tasks.learn(journal, learnt)
+        self._recognise(set(learnt), now)
         doubted: set[NodeId] = set()
         for record in records:
             if isinstance(record, Deleted):
@@ -479,6 +482,8 @@ class Leader:
         if self.spare.busy:
             # What members know that are away is kept on their side.
             self.spare.advance(self.claim, "" if self.phase == OPEN else "the leader is still gathering journals")
+        for journal in [each for each in self.tasks.half_read if not self.gathering.reading(each, now)]:
+            self.tasks.read(journal)
         self.tasks.advance(now)
         if self.phase == PULLING and (self.claim.established or not self._known_others()):
             if self.gathering.under_way(now):

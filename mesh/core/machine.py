@@ -423,7 +423,7 @@ class Machine:
     def _absorb(self, records: tuple[Record, ...], cursor: Cursor, now: float) -> None:
         changed = self.out.absorb(records, cursor)
         if self._leading:
-            self.leader.on_records(changed, now)
+            self.leader.on_records(changed, now, cursor.journal)
 
     def _purge(self) -> None:
         gone = self.ledger.purge(max(1, self.params.slice_records // 4))  # a task has a few records

@@ -126,10 +126,10 @@ class Puller:
         ):
             return  # a repeat of an earlier slice
         assert isinstance(pulled.records, tuple), "they were decoded on their way in"
+        self.journals[sender] = cursor.journal
         self.absorb(pulled.records, cursor, now)
         session.records += len(pulled.records)
         session.tries, session.under_way = 0, False
-        self.journals[sender] = cursor.journal
         if self.cursors.get(cursor.journal, NO_CURSOR).position <= cursor.position:  # else it was read anew
             self.cursors[cursor.journal] = cursor
         if pulled.end:

@@ -40,11 +40,14 @@ from mesh.core.owners import NOT_COUNTED
 from mesh.core.params import Params
 from mesh.core.ready import Ready
 from mesh.core.reasons import Why
+from mesh.core.shards import Shards
 
 
 class Tasks:
     """``claim`` is the one that decides here, NO_CLAIM: none. Until ``everything`` is known to be known, only jobs
-    that were submitted to this leader are decided upon: of others it may not have read the half."""
+    that were submitted to this leader are decided upon: of others it may not have read the half. The same holds for
+    tasks that it learns of from a journal, ``half_read``, until that is read to its end: what follows may say that they
+    were granted, or accepted."""
 
     def __init__(
         self, params: Params, out: Outbox, recall: Callable[[Attempt, str], None], confirmed: Callable[[Attempt], bool]
@@ -60,7 +63,9 @@ class Tasks:
         self._due: dict[TaskId, None] = {}  # safe, to be shown at the end of this step
         self._unshown: dict[TaskId, None] = {}  # that ended by other journals, while not everything was known
         self._jobs_changed: dict[JobId, None] = {}
-        self._came: deque[Iterator[TaskId]] = deque()  # of jobs that were handed over to us: to be considered
+        self._came: deque[Iterator[TaskId]] = deque()  # handed over to us, or read of to the end: to be considered
+        self.half_read: dict[str, list[TaskId]] = {}  # journal -> tasks that it told us of first
+        self._learnt: Shards[TaskId, str] = Shards()  # these tasks -> journal
 
     def open(self, claim: Claim) -> None:
         """Decide under this claim, with nothing ready yet."""
@@ -73,6 +78,7 @@ class Tasks:
         self.claim, self.everything = NO_CLAIM, False
         self._shown_at.clear()
         self._came.clear()
+        self.half_read, self._learnt = {}, Shards()
 
     # -- what users ask for -----------------------------------------------------------------------------------------
 
@@ -204,7 +210,7 @@ class Tasks:
     def consider(self, task: TaskId, now: float) -> None:
         """Look at a task's records and do what they call for. Idempotent. Of a deleted job nothing is."""
         state = self.ledger.known(task)
-        if state is None:
+        if state is None or self.waits_for_journal(task):
             return
         spec = state.spec
         if spec is None or not (self.everything or spec.job in self.fresh):
@@ -325,6 +331,24 @@ class Tasks:
                 self.detach(record.job)
         for task in tasks:
             self.consider(task, now)
+
+    def learn(self, journal: str, tasks: list[TaskId]) -> None:
+        """These were not known here before they came from this journal, which is not read to its end."""
+        self.half_read.setdefault(journal, []).extend(tasks)
+        for task in tasks:
+            self._learnt[task] = journal
+
+    def waits_for_journal(self, task: TaskId) -> bool:
+        return bool(self.half_read) and self._learnt.get(task) in self.half_read
+
+    def read(self, journal: str) -> None:
+        """It is, or cannot be now: what it told of is decided upon, in slices."""
+        self._came.append(self._settled(self.half_read.pop(journal)))
+
+    def _settled(self, tasks: list[TaskId]) -> Iterator[TaskId]:
+        for task in tasks:
+            self._learnt.pop(task, None)
+            yield task
 
     def _owner_changed(self, owner: Owner, now: float) -> None:
         """What is ours now may wait for its turn, since a job may be large; what is not is not granted from now on."""

@@ -265,6 +265,8 @@ def explain(machine: Machine, name: TaskId, now: float) -> Document:
         choice, why, nodes = "", held, ()
     elif leader.phase != OPEN:
         choice, why, nodes = "", "the leader is still gathering journals, and grants nothing yet", ()
+    elif leader.tasks.waits_for_journal(name):
+        choice, why, nodes = "", "the leader is still reading the journal that told of it, and may learn more of it", ()
     else:
         priority, own = leader.tasks.priority(spec)
         found = explain_waiting(

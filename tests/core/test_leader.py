@@ -150,7 +150,7 @@ class Rig:
             self.step()
 
     def _absorb(self, records: tuple[Record, ...], cursor: Cursor, now: float) -> None:
-        self.leader.on_records(self.out.absorb(records, cursor), now)
+        self.leader.on_records(self.out.absorb(records, cursor), now, cursor.journal)
 
     def pulled(self, *records: Record) -> list[Effect]:
         """What another node's journal holds."""
@@ -896,6 +896,40 @@ def test_a_takeover_grants_as_soon_as_everybody_said_what_it_runs() -> None:
     other.declare()
     rig.step()
     assert {grant.task.id for hand in (one_, other) for grant in hand.granted.values()} >= {"j-00000", "j-00001"}
+
+
+def test_a_task_of_a_journal_that_is_read_in_slices_waits_for_the_last() -> None:
+    """Of a member that comes in reach later. What follows may say that it was accepted long ago."""
+    rig = Rig(job())
+    hand = rig.hand(slots=8)
+    rig.submit(task("known"))
+    rig.leader.gathering.on_member(rig.member("m"), rig.now)
+    (pull,) = messages(Pull, rig.step(), "m")
+    done = Attempt("old", "2.m.1", True, 0, SUCCEEDED, 1, node("m"), success())
+
+    def told(position: int, end: bool, *records: Record) -> None:
+        rig.puller.on_pulled(node("m"), Pulled(pull.session, Cursor("of m", position, ""), end, records), rig.now)
+        rig.step()
+
+    told(2, False, task("old"), task("new"))
+    rig.submit(task("another"))
+    assert {grant.task.id for grant in hand.granted.values()} == {"known", "another"}
+    told(4, True, done, Acceptance("old", done.id, claim("m", 2), success().digest))
+    assert {grant.task.id for grant in hand.granted.values()} == {"known", "another", "new"}
+    assert rig.state("old") == DONE
+    assert list(rig.out.ledger.tasks["old"].acceptances or {}) == [done.id]
+
+
+def test_a_journal_that_breaks_off_holds_up_its_tasks_for_as_long_as_its_node_is_in_reach() -> None:
+    rig = Rig(job())
+    hand = rig.hand(slots=8)
+    rig.leader.gathering.on_member(rig.member("m"), rig.now)
+    (pull,) = messages(Pull, rig.step(), "m")
+    rig.puller.on_pulled(node("m"), Pulled(pull.session, Cursor("of m", 1, ""), False, (task("new"),)), rig.now)
+    rig.later(PARAMS.silent_after - 0.1)
+    assert hand.granted == {}
+    rig.later(0.6)
+    assert {grant.task.id for grant in hand.granted.values()} == {"new"}
 
 
 def test_a_takeover_does_not_wait_for_a_journal_whose_node_is_silent() -> None:

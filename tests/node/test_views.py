@@ -286,6 +286,14 @@ def test_explain_says_why_a_task_can_run_nowhere() -> None:
     assert document["nodes"] == [{"id": NODE, "name": "one", "feasible": False, "why": "its 1 core cannot hold 16"}]
 
 
+def test_explain_says_that_a_task_waits_for_the_rest_of_the_journal_that_told_of_it() -> None:
+    node = Node()
+    node.submit(3)
+    assert "journal" not in views_jobs.explain(node.machine, "j.2", node.now)["why"]
+    node.machine.leader.tasks.learn("of another", ["j.2"])
+    assert "is still reading the journal" in views_jobs.explain(node.machine, "j.2", node.now)["why"]
+
+
 def test_an_unknown_id_is_denied_only_when_every_journal_was_read() -> None:
     node = Node()
     with pytest.raises(NotFound, match="there is no task nope"):
