@@ -15,7 +15,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 from typing import NamedTuple
 
-WORLDS = 160  # within which each must be caught
+WORLDS = 240  # within which each must be caught
 
 
 class Mutation(NamedTuple):
@@ -44,7 +44,7 @@ MUTATIONS = (
         "pass",
         4,
     ),
-    Mutation("a broken journal leads on", "mesh.core.election", "self.abdicate(why, now)", "pass"),
+    Mutation("a broken journal leads on", "mesh.core.election", "self.abdicate(why, now)", "pass", 146),
     # Who is there.
     Mutation(
         "alive in one direction",
@@ -54,9 +54,24 @@ MUTATIONS = (
         1,
     ),
     Mutation(
-        "a timed out dial means gone", "mesh.core.members", "if gone and peer is not None", "if peer is not None", 3
+        "a timed out dial means gone", "mesh.core.members", "if gone and peer is not None", "if peer is not None", 193
     ),
     Mutation("doubles are welcome", "mesh.core.door", "or self._judge_double(mine, hello, event.dialed, now)", "", 39),
+    # Checkpoints.
+    Mutation(
+        "what was lost has saved nothing",
+        "mesh.core.leader",
+        "phase=LOST, outcome=Outcome(code=code))",
+        "phase=LOST, outcome=Outcome(code=code), saved=())",
+        222,
+    ),
+    Mutation(
+        "nobody goes on from a checkpoint",
+        "mesh.core.leader",
+        "decision.alternative, resume)",
+        "decision.alternative)",
+        174,
+    ),
     # Merging.
     Mutation(
         "the first word on an attempt stays",
