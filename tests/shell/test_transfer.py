@@ -16,7 +16,7 @@ import pytest
 
 from mesh.blob.manifest import CHUNK_BYTES, Chunk, Manifest, digest, manifest_of, name, parse
 from mesh.core.errors import BlobCorrupt, BlobMissing, QuotaExceeded
-from mesh.core.exchange import MOST_FLYING, members
+from mesh.core.exchange import MOST_FLYING, SECOND_SHARE, members
 from mesh.core.ids import BlobId
 from mesh.shell.transfer import Transfer
 from mesh.shell.transfer_fetch import Patience
@@ -450,7 +450,9 @@ async def test_what_is_in_memory_is_bounded(make: Callable[..., Any]) -> None:
     assert before <= MOST_FLYING + CHUNK_BYTES
     hold.set()
     await fetching
-    assert set(node.store.writes.values()) == {1}
+    written = node.store.writes.values()  # what a holder that had no core for a while owes may be asked of another
+    assert len(written) == 100
+    assert sum(written) <= 100 + 100 // SECOND_SHARE
 
 
 async def test_a_fetcher_that_does_not_read_is_not_read_ahead_for(make: Callable[..., Any]) -> None:
