@@ -210,7 +210,11 @@ class Tasks:
     def consider(self, task: TaskId, now: float) -> None:
         """Look at a task's records and do what they call for. Idempotent. Of a deleted job nothing is."""
         state = self.ledger.known(task)
-        if state is None or self.waits_for_journal(task):
+        if state is None:
+            return
+        if self.waits_for_journal(task):
+            for shown in (self._changed, self._shown_at, self._due):
+                shown.pop(task, None)  # it stands otherwise by now, which is not on disk yet; it is shown later
             return
         spec = state.spec
         if spec is None or not (self.everything or spec.job in self.fresh):

@@ -920,6 +920,21 @@ def test_a_task_of_a_journal_that_is_read_in_slices_waits_for_the_last() -> None
     assert list(rig.out.ledger.tasks["old"].acceptances or {}) == [done.id]
 
 
+def test_what_a_half_read_journal_has_changed_is_shown_once_that_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was about to be shown as it stood before, and stands otherwise by now, which is on no disk yet."""
+    rig = Rig(job())
+    hand = rig.hand()
+    rig.submit(task("t"))
+    rig.on_disk = False
+    run_to_end(rig, hand, "t")
+    monkeypatch.setattr(rig.leader.gathering, "reading", lambda journal, now: True)
+    rig.leader.tasks.learn("of m", ["t"])
+    rig.leader.tasks.consider("t", rig.now)
+    assert not only(TasksChanged, rig.sync() + rig.step())
+    monkeypatch.undo()
+    assert only(TasksChanged, rig.step() + rig.step()) == [TasksChanged(("t",))]
+
+
 def test_a_journal_that_breaks_off_holds_up_its_tasks_for_as_long_as_its_node_is_in_reach() -> None:
     rig = Rig(job())
     hand = rig.hand(slots=8)
