@@ -10,7 +10,7 @@ from mesh.core.errors import NotBuilt
 
 # Commands and options that are part of the contract and come later, each with what serves meanwhile.
 NOT_BUILT = {
-    "models": "checkpoints and models come with the blob plane",
+    "models": "`meshctl best JOB` names the best checkpoint, and `meshctl get` gets it",
     "runs": "`meshctl jobs`, pause, resume and cancel serve jobs",
     "invite": "meshes have no members' certificates yet; they run on loopback",
     "approve": "meshes have no members' certificates yet; they run on loopback",
@@ -158,8 +158,12 @@ def _parser() -> Parser:
     wait = add("wait", "wait until a job has ended; exits with 1 if it did not succeed", job)
     wait.add_argument("--timeout", metavar="SECONDS", type=_seconds, help="give up then with exit code 124")
     add("cancel", "stop a job or a task", target)
-    add("pause", "start no more tasks of a job; what runs runs on", job)
-    add("resume", "go on with a paused job", job)
+    add(
+        "pause",
+        "start no more tasks of a job, and stop what has a checkpoint; the rest runs on",
+        job,
+    )
+    add("resume", "go on with a paused job, from its checkpoints", job)
     retry = add("retry", "run what failed or was cancelled once more", target)
     retry.add_argument(
         "--force",

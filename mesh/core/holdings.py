@@ -148,8 +148,12 @@ class Holdings:
         if seek.copies:
             holders = sorted({*holders, node})
             enough, why = self._copy(seek, holders, sure, now)
-            if not enough:
-                self._unsatisfied.setdefault(seek.blob, {})[node] = now, seek
+            waiting = self._unsatisfied.setdefault(seek.blob, {})
+            waiting[node] = now, seek
+            if enough:
+                del waiting[node]
+            if not waiting:
+                del self._unsatisfied[seek.blob]
         fetching = [other for other in self._fetchers(seek.blob, now) if other not in holders]
         told = [node]
         if not seek.copies:

@@ -123,7 +123,9 @@ def _reported(name: str, value: Any) -> int | float | None:
 
 
 def should_stop() -> bool:
-    """Whether this attempt was asked to stop (cancelled, timed out, drained): finish up, for it is killed in 2 s.
+    """Whether this attempt was asked to stop (cancelled, timed out, paused, drained): finish up.
+
+    For it is killed in 2 s; in 30 s where it uses checkpoints and goes on from one later (paused, drained).
 
     In a program started by a command the first call also takes over SIGTERM, if it still has its default action and
     this is the main thread; before that, SIGTERM ends the program at once.

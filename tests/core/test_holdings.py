@@ -360,6 +360,18 @@ def test_who_waits_for_copies_hears_at_once_why_there_are_none() -> None:
     assert (found.enough, "its disk is full" in found.why) == (True, True)
 
 
+def test_who_has_enough_copies_since_a_holder_is_back_waits_no_more() -> None:
+    rig = Rig("b", "c", "d")
+    for name in ("b", "c"):
+        rig.holds(name, BLOB)
+    rig.wait(PARAMS.silent_after + 0.1, "c")
+    assert not rig.seek("b", copies=2, size=5).enough
+    rig.wait(0.1)
+    assert rig.seek("b", copies=2, size=5).enough
+    rig.holds("d", BLOB)
+    assert not only(Found, rig.said("b"))
+
+
 def test_who_asked_long_ago_waits_no_more() -> None:
     rig = Rig("b", "c")
     rig.holds("b", BLOB)
